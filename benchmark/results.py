@@ -1,0 +1,303 @@
+"""The two result tables: schema, validation, atomic reading and writing.
+
+A run's folder holds ``spec.json`` (the :class:`~benchmark.spec.RunSpec`), ``run.json`` (where the
+numbers come from), ``samples.parquet`` (a row per cell and image), ``cells.parquet`` (a row per
+cell) and ``models/<defense>-seed<seed>.json`` (a :class:`ModelRecord` per trained defense).
+Accuracies are fractions in [0, 1]; a cell that was skipped or failed keeps its row with a reason
+and NaN. Nothing here needs torch.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmark.errors import UsageError
+from benchmark.spec import RunSpec
+
+Status = Literal["ok", "skipped", "failed"]
+STATUSES = ("ok", "skipped", "failed")
+
+CELL_KEY = ["dataset", "defense", "attack", "library", "norm", "eps", "seed"]
+"""The columns that name a cell, in both tables."""
+
+
+def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
+    # pandas' NaN is Parquet's null: float columns may hold it, the others may not.
+    return pa.schema(
+        [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in columns]
+    )
+
+
+_KEY_COLUMNS = [
+    ("dataset", pa.string()),
+    ("defense", pa.string()),
+    ("attack", pa.string()),
+    ("library", pa.string()),
+    ("norm", pa.string()),
+    ("eps", pa.float64()),
+    ("seed", pa.int64()),
+]
+
+SAMPLES = _schema(
+    ("run_id", pa.string()),
+    ("sample_id", pa.int64()),
+    *_KEY_COLUMNS,
+    ("label", pa.int64()),
+    ("pred_clean", pa.int64()),
+    ("pred_adv", pa.int64()),
+    ("success", pa.bool_()),
+    ("distance", pa.float64()),
+    ("n_forward", pa.int64()),
+    ("n_backward", pa.int64()),
+)
+"""A row per (cell, image). ``sample_id`` is the image's row in the dataset's test split;
+``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's."""
+
+CELLS = _schema(
+    *_KEY_COLUMNS,
+    ("eot", pa.int64()),
+    ("bpda", pa.bool_()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("n", pa.int64()),
+    ("clean_accuracy", pa.float64()),
+    ("robust_accuracy", pa.float64()),
+    ("ci_low", pa.float64()),
+    ("ci_high", pa.float64()),
+    ("median_distance", pa.float64()),
+    ("seconds", pa.float64()),
+    ("device", pa.string()),
+    ("preset", pa.string()),
+    ("versions", pa.string()),
+    ("git_sha", pa.string()),
+)
+"""A row per cell. ``reason`` says why a cell was skipped or failed and, for an ok cell, what the
+harness noticed. ``median_distance`` is over the images that the attack turned (NaN if none)."""
+
+_FRACTIONS = ["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
+
+
+class ResultsError(UsageError):
+    """A results folder or table that cannot be read or breaks its schema."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One trained defense of a run: how it was made and what was measured on it.
+
+    ``log`` has one mapping per epoch (``epoch``, ``seconds``, and whatever the defense logs:
+    ``loss``, ``clean_accuracy``, ``adversarial_accuracy``, ...). ``measures`` holds numbers taken
+    on the trained model; ``code_distance`` is a mapping with ``value``, ``ci_low``, ``ci_high``,
+    ``floor`` and ``n`` (sliced Wasserstein distance of the test codes from the prior; ``floor``
+    is what two samples of the prior itself give).
+    """
+
+    defense: str
+    seed: int
+    key: str
+    options: Mapping[str, Any]
+    n_parameters: int
+    train_seconds: float
+    log: list[dict[str, float]]
+    measures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read and validated. ``spec`` and the tables are always there."""
+
+    path: Path
+    spec: RunSpec
+    cells: pd.DataFrame
+    samples: pd.DataFrame
+    models: list[ModelRecord]
+    provenance: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is also its folder's."""
+        return self.spec.run_id
+
+
+def empty_table(schema: pa.Schema) -> pd.DataFrame:
+    """Return a table with the schema's columns and no row."""
+    frame: pd.DataFrame = schema.empty_table().to_pandas()
+    return frame
+
+
+def make_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pd.DataFrame:
+    """Build a table of ``rows`` with the schema's columns, order and dtypes."""
+    frame: pd.DataFrame = pa.Table.from_pylist(rows, schema=schema).to_pandas()
+    return frame
+
+
+def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame:
+    """Return ``frame`` in the schema's order and dtypes; ResultsError names the first breach."""
+    names = list(schema.names)
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ResultsError(f"{where}: column {missing[0]!r} is missing")
+    extra = [name for name in frame.columns if name not in names]
+    if extra:
+        raise ResultsError(f"{where}: column {extra[0]!r} is not part of the schema")
+    try:
+        table = pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False)
+        table.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        raise ResultsError(f"{where}: {str(error).splitlines()[0]}") from None
+    frame = table.to_pandas()
+    if schema is CELLS:
+        _validate_cells(frame, where)
+    elif schema is SAMPLES:
+        _validate_samples(frame, where)
+    return frame.reset_index(drop=True)
+
+
+def _validate_cells(cells: pd.DataFrame, where: str) -> None:
+    unknown = set(cells["status"]) - set(STATUSES)
+    if unknown:
+        raise ResultsError(f"{where}: unknown status {sorted(unknown)[0]!r}")
+    if cells.duplicated(CELL_KEY).any():
+        raise ResultsError(f"{where}: a cell appears twice")
+    ok = cells["status"] == "ok"
+    fractions = cells[_FRACTIONS]
+    if not fractions[ok].apply(lambda column: column.between(0, 1)).all(axis=None):
+        raise ResultsError(f"{where}: an accuracy or interval lies outside [0, 1]")
+    if fractions[~ok].notna().any(axis=None):
+        raise ResultsError(f"{where}: a cell that is not ok carries an accuracy")
+    if (cells.loc[~ok, "reason"] == "").any():
+        raise ResultsError(f"{where}: a skipped or failed cell has no reason")
+    slack = 1e-9
+    inside = cells["robust_accuracy"].between(cells["ci_low"] - slack, cells["ci_high"] + slack)
+    if not inside[ok].all():
+        raise ResultsError(f"{where}: an accuracy lies outside its own interval")
+    if not (cells["eps"] >= 0).all():
+        raise ResultsError(f"{where}: an eps is negative or not a number")
+
+
+def _validate_samples(samples: pd.DataFrame, where: str) -> None:
+    if samples.duplicated([*CELL_KEY, "sample_id"]).any():
+        raise ResultsError(f"{where}: an image appears twice in a cell")
+    if not (samples["distance"] >= 0).all():
+        raise ResultsError(f"{where}: a distance is negative or not a number")
+    if (samples[["n_forward", "n_backward"]] < 0).any(axis=None):
+        raise ResultsError(f"{where}: a query count is negative")
+    wrong = (samples["pred_adv"] != samples["label"]) != samples["success"]
+    if wrong.any():
+        raise ResultsError(f"{where}: success disagrees with pred_adv and label")
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 (mkstemp makes a private file)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_tables(run_dir: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> None:
+    """Validate and write both tables, samples first: a cell never stands without its samples."""
+    for frame, schema, name in ((samples, SAMPLES, "samples"), (cells, CELLS, "cells")):
+        path = run_dir / f"{name}.parquet"
+        table = pa.Table.from_pandas(
+            validate(frame, schema, path.name), schema=schema, preserve_index=False
+        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """Read and validate one table; an absent one is empty."""
+    if not path.exists():
+        return empty_table(schema)
+    try:
+        frame = pq.read_table(path).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(
+            f"{path}: not a readable Parquet table ({str(error).splitlines()[0]});"
+            " restore it, or delete it and run the same command again"
+        ) from None
+    return validate(frame, schema, str(path))
+
+
+def write_model(run_dir: Path, record: ModelRecord) -> None:
+    """Write one trained defense's record, atomically."""
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.defense)
+    value = _finite(asdict(record))
+    write_json(run_dir / "models" / f"{name}-seed{record.seed}.json", value)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold (NaN, infinities) by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_spec(run_dir: Path) -> RunSpec:
+    """Read a run folder's spec; ResultsError if the folder is no run or the file is damaged."""
+    path = run_dir / "spec.json"
+    if not path.is_file():
+        raise ResultsError(
+            f"{run_dir} is not a run folder: it has no spec.json; give the folder that"
+            " 'run' printed, for example runs/mnist-quick-0123456789"
+        )
+    try:
+        return RunSpec.from_json(path.read_text("utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ResultsError(f"{path}: not a run's spec ({error})") from None
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read a whole run folder, complete or not."""
+    spec = read_spec(run_dir)
+    cells = read_table(run_dir / "cells.parquet", CELLS)
+    samples = read_table(run_dir / "samples.parquet", SAMPLES)
+    models = []
+    for path in sorted((run_dir / "models").glob("*.json")):
+        try:
+            models.append(ModelRecord(**json.loads(path.read_text("utf-8"))))
+        except (ValueError, TypeError) as error:
+            raise ResultsError(f"{path}: not a model record ({error})") from None
+    provenance = run_dir / "run.json"
+    try:
+        origin = json.loads(provenance.read_text("utf-8")) if provenance.exists() else {}
+    except ValueError as error:
+        raise ResultsError(f"{provenance}: not readable as JSON ({error})") from None
+    return Run(run_dir, spec, cells, samples, models, origin)
