@@ -212,10 +212,10 @@ def resolve_attack(
     """Build the spec of attack ``name`` of ``library`` from a preset's settings.
 
     ``norm`` is the attack's own norm unless the preset says otherwise; ``eps`` replaces the
-    preset's grid. Under ``attacks.NAME.libraries.LIBRARY`` a preset may refine any setting for
+    preset's grid. Under ``attack_settings.NAME.libraries.LIBRARY`` a preset may refine any setting for
     one library, for example a smaller ``n`` for a slow one.
     """
-    own = dict(settings.get("attacks", {}).get(name, {}))
+    own = dict(settings.get("attack_settings", {}).get(name, {}))
     refinements = own.pop("libraries", {})
     own = _merge(own, refinements.get(library, {}))
     norm = own.pop("norm", norm)

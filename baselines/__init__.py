@@ -1,0 +1,1 @@
+"""What the paper's defense is compared with."""

@@ -1,0 +1,62 @@
+"""The two families of attacks.
+
+Attacks are frozen dataclasses of hyper-parameters. They search; the harness judges: success, the
+box and the ball are checked outside (:mod:`benchmark.sweep`), never by the attack.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UsageError, unknown_name
+from benchmark.norms import Eps
+from benchmark.view import AttackView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """What both families share: the norm and the library that an attack comes from."""
+
+    library: ClassVar[str] = "inhouse"
+    norm: str = "linf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetAttack(Attack):
+    """Searches within a ball of radius ``eps``; run once for every eps of a sweep."""
+
+    @abstractmethod
+    def run(
+        self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
+    ) -> Tensor:
+        """Return the best images (N, C, H, W) found for ``x`` in [0, 1] with labels ``y`` (N,).
+
+        ``eps`` is a float or a tensor (N,). The result lies in the ball and in the box; where the
+        search failed it is the best iterate seen, not the clean image.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimalAttack(Attack):
+    """Searches the nearest adversarial image; run once and judged at every eps."""
+
+    @abstractmethod
+    def run(self, view: AttackView, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the nearest adversarial images (N, C, H, W) found for ``x`` in [0, 1]."""
+
+
+def build_attack(cls: Any, name: str, norm: str, params: Mapping[str, Any]) -> Attack:
+    """Build an attack from a preset's settings; UsageError names a wrong one."""
+    known = [field.name for field in fields(cls)]
+    for key in params:
+        if key not in known:
+            raise unknown_name(f"parameter of attack {name}", key, known)
+    try:
+        attack: Attack = cls(norm=norm, **params)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"attack {name}: {error}") from None
+    return attack

@@ -1,0 +1,126 @@
+"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.attack import BudgetAttack
+from benchmark.norms import Eps, per_sample, project, random_start, steepest_ascent
+from benchmark.view import AttackView
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy (N,) of ``logits`` (N, K) against labels ``y`` (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(BudgetAttack):
+    """Untargeted PGD on the cross-entropy, in l-inf (sign steps) or l2 (normalised steps).
+
+    ``step_size`` is in the norm's units; None means 2.5 eps / steps, which can reach and follow
+    the ball's border at any eps (Madry et al. 2017, section 5). With ``random_start`` each restart
+    begins at a uniform point of the ball, otherwise at the image. A sample leaves the batch at the
+    step at which it falls (``early_stop``), unless the defense is stochastic: one lucky draw is
+    no success, so there the iterate with the highest loss is kept. Steps on samples that still
+    stand cost one forward and one backward each, plus one forward for the last iterate of each
+    restart.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(
+                f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be above 0 or left out, got {self.step_size}")
+
+    def run(
+        self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
+    ) -> Tensor:
+        """See :meth:`benchmark.attack.BudgetAttack.run`."""
+        eps = per_sample(eps, x).flatten()
+        best = Best(x, early_stop=self.early_stop and not view.stochastic)
+        for _ in range(self.restarts):
+            standing = best.standing
+            if len(standing) == 0:
+                break
+            start = (
+                random_start(x[standing], eps[standing], self.norm, generator)
+                if self.random_start
+                else x[standing]
+            )
+            self._ascend(view, start, x, y, eps, standing, best)
+        return best.x
+
+    def _ascend(
+        self,
+        view: AttackView,
+        x_adv: Tensor,
+        x: Tensor,
+        y: Tensor,
+        eps: Tensor,
+        standing: Tensor,
+        best: "Best",
+    ) -> None:
+        """One restart from ``x_adv``, the starts of the rows ``standing``; updates ``best``."""
+        part = view.select(standing)
+        for _ in range(self.steps):
+            loss, logits, gradient = part.gradient(x_adv, y[standing], cross_entropy)
+            keep = best.update(standing, x_adv, loss, logits, y)
+            if not keep.all():
+                standing, x_adv, gradient = standing[keep], x_adv[keep], gradient[keep]
+                if len(standing) == 0:
+                    return
+                part = view.select(standing)
+            step = self.step_size or 2.5 / self.steps * per_sample(eps[standing], x_adv)
+            x_adv = x_adv + step * steepest_ascent(gradient, self.norm)
+            x_adv = project(x_adv, x[standing], eps[standing], self.norm)
+        logits = part.logits(x_adv)
+        best.update(standing, x_adv, cross_entropy(logits, y[standing]), logits, y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDL2(PGD):
+    """PGD in l2 under a name of its own, so that one run can hold both."""
+
+    norm: str = "l2"
+
+
+class Best:
+    """The best iterate per sample: one that fools the model, else the highest loss so far."""
+
+    def __init__(self, x: Tensor, *, early_stop: bool) -> None:
+        self.x = x.clone()
+        self.early_stop = early_stop
+        self._loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+        self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    @property
+    def standing(self) -> Tensor:
+        """The rows (int64) that are worth another step."""
+        if self.early_stop:
+            return (~self._fooled).nonzero().flatten()
+        return torch.arange(len(self.x), device=self.x.device)
+
+    def update(
+        self, rows: Tensor, x_adv: Tensor, loss: Tensor, logits: Tensor, y: Tensor
+    ) -> Tensor:
+        """Keep what improved among ``rows``; return the mask of those rows that go on."""
+        fooled = logits.argmax(1) != y[rows]
+        was_fooled = self._fooled[rows]
+        higher = loss > self._loss[rows]
+        better = (fooled & ~was_fooled) | (higher & (fooled == was_fooled))
+        taken = rows[better]
+        self.x[taken] = x_adv[better]
+        self._loss[taken] = loss[better]
+        self._fooled[taken] = fooled[better]
+        return ~fooled if self.early_stop else torch.ones_like(fooled)

@@ -1,0 +1,101 @@
+"""The cache of trained models: safetensors and a JSON, keyed by everything that shaped them."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.results import write_atomic, write_json
+from benchmark.spec import DefenseSpec, digest
+from benchmark.training import TrainingLog
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: BENCHMARK_CACHE_DIR, else the user's (XDG_CACHE_HOME)."""
+    named = os.environ.get("BENCHMARK_CACHE_DIR")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("defensebench"))
+
+
+def model_key(defense: Defense, spec: DefenseSpec, data: ImageDataset, seed: int) -> str:
+    """Return the hash of everything that shaped a trained model.
+
+    That is the class and its source (with the sources of the modules it uses, from its own package
+    and from the harness), its options, the exact training images, the seed, the kind of device
+    and the version of torch.
+    """
+    cls = type(defense)
+    return digest(
+        f"{cls.__module__}:{cls.__qualname__}",
+        source_digest(sys.modules[cls.__module__]),
+        json.dumps(spec.params, sort_keys=True, default=str),
+        data.checksum,
+        data.info,
+        seed,
+        data.device.type,
+        version("torch"),
+    )
+
+
+def source_digest(module: ModuleType) -> str:
+    """Hash the source of ``module`` and of the modules it uses, recursively.
+
+    Only modules of its own top-level package and of the harness are followed: other libraries'
+    code is taken to be as stable as their version.
+    """
+    roots = {module.__name__.partition(".")[0], "benchmark"}
+    found: dict[str, str] = {}
+    waiting = [module.__name__]
+    while waiting:
+        name = waiting.pop()
+        used = sys.modules.get(name)
+        path = getattr(used, "__file__", None)
+        if name in found or name.partition(".")[0] not in roots or path is None:
+            continue
+        found[name] = digest(Path(path).read_text("utf-8"))
+        for value in vars(used).values():
+            if isinstance(value, ModuleType):
+                waiting.append(value.__name__)
+            elif isinstance(getattr(value, "__module__", None), str):
+                waiting.append(value.__module__)
+    return digest(*(f"{name} {found[name]}" for name in sorted(found)))
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Trained models under ``folder``, one pair of files per key."""
+
+    folder: Path
+
+    def load(self, key: str, defense: Defense) -> TrainingLog | None:
+        """Fill ``defense`` from the cache and return its log; None if it is not there.
+
+        A damaged entry counts as absent: it is trained again and overwritten.
+        """
+        weights, about = self._paths(key)
+        try:
+            state = load(weights.read_bytes())
+            meta = json.loads(about.read_text("utf-8"))
+            log = TrainingLog(**meta["log"])
+            defense.load_state_dict(state)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+            return None
+        return log
+
+    def save(self, key: str, defense: Defense, log: TrainingLog) -> None:
+        """Keep a trained ``defense`` with its log, atomically: weights first, then the JSON."""
+        weights, about = self._paths(key)
+        state = {name: t.detach().cpu().contiguous() for name, t in defense.state_dict().items()}
+        write_atomic(weights, save(state))
+        write_json(about, {"key": key, "log": log.to_dict()})
+
+    def _paths(self, key: str) -> tuple[Path, Path]:
+        return self.folder / f"{key[:32]}.safetensors", self.folder / f"{key[:32]}.json"

@@ -1,0 +1,216 @@
+"""The command line. Torch is imported inside the commands: help must answer at once."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmark import __version__
+from benchmark.errors import UsageError, unknown_name
+from benchmark.spec import parse_eps, preset_names, read_preset
+
+app = typer.Typer(
+    name="defensebench",
+    help="Train a defense, attack it over a sweep of eps, and report how sure each number is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+FAILED_CELLS = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 all well, 1 some cell failed, 2 wrong usage."""
+    try:
+        app(args=None if argv is None else list(argv))
+    except UsageError as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        sys.exit(WRONG_USAGE)
+    except KeyboardInterrupt:
+        _say("stopped; what was finished is kept, and the same command goes on from there")
+        sys.exit(INTERRUPTED)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"defensebench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Option(help="Dataset to train and attack on.")],
+    defenses: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
+    attacks: Annotated[
+        str, typer.Option(help="Comma-separated names; the preset's by default.")
+    ] = "",
+    libraries: Annotated[
+        str, typer.Option(help="Comma-separated attack libraries; inhouse by default.")
+    ] = "",
+    preset: Annotated[
+        str, typer.Option(help="smoke, quick or paper; paper where CUDA is, else quick.")
+    ] = "",
+    eps: Annotated[
+        str, typer.Option(help="Budgets such as 0,0.1,0.2 in place of the preset's.")
+    ] = "",
+    n_train: Annotated[int | None, typer.Option(help="Training images, class-balanced.")] = None,
+    n_test: Annotated[int | None, typer.Option(help="Test images, class-balanced.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each trains and attacks once.")] = "0",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+) -> None:
+    """Train the defenses, attack them over the eps sweep, write the tables and the report."""
+    budgets = _budgets(eps)
+    seed_list = _whole_numbers(seeds, "--seeds")
+    if preset and preset not in preset_names():
+        raise unknown_name("preset", preset, preset_names())
+
+    from benchmark.plan import choose_device, plan
+    from benchmark.progress import ConsoleProgress
+    from benchmark.runner import run as run_spec
+
+    device = choose_device(device)
+    chosen = preset or ("paper" if device == "cuda" else "quick")
+    why = "asked for" if preset else f"the default on {device}"
+    _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
+    spec = plan(
+        dataset=dataset,
+        preset=chosen,
+        device=device,
+        defenses=_words(defenses) or ["all"],
+        attacks=_words(attacks),
+        libraries=_words(libraries),
+        eps=budgets,
+        n_train=n_train,
+        n_test=n_test,
+        seeds=seed_list,
+    )
+    _say(f"run folder: {out / spec.run_id}")
+    result = run_spec(
+        spec,
+        out=out,
+        data_dir=data_dir,
+        command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
+        progress=ConsoleProgress(),
+    )
+    page = result.path / "report" / "report.html"
+    if result.was_complete:
+        _say("complete: every cell of this run is there; nothing was computed")
+    if not (result.was_complete and page.exists()):
+        from reports.html import write_report
+
+        page = write_report([result.path])
+    _print_accuracies(result.cells)
+    _say(f"report: {page}")
+    if result.n_failed:
+        _say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
+        raise typer.Exit(FAILED_CELLS)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders that run made.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+) -> None:
+    """Write the report of one or several runs: HTML, PNG, SVG, CSV and LaTeX."""
+    from reports.html import write_report
+
+    typer.echo(write_report(run_dirs, out))
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    defenses = "defenses"
+    attacks = "attacks"
+    datasets = "datasets"
+    presets = "presets"
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(help="defenses, attacks, datasets or presets.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List what is installed: defenses, attacks, datasets and presets."""
+    if what and what not in list(Kind):
+        raise unknown_name("list", what, list(Kind))
+    kinds = [Kind(what)] if what else list(Kind)
+    found = {kind.value: _listing(kind) for kind in kinds}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, sort_keys=True))
+        return
+    for kind, entries in found.items():
+        table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
+        table.add_column("name")
+        table.add_column("from" if kind != "presets" else "for")
+        for name, about in entries.items():
+            table.add_row(name, about)
+        Console(highlight=False, markup=False).print(table)
+
+
+def _listing(kind: Kind) -> dict[str, str]:
+    """Return the names of one kind with where each comes from (a preset: what it is for)."""
+    from benchmark.registry import ATTACKS, DATASETS, DEFENSES
+
+    if kind is Kind.presets:
+        return {name: read_preset(name)["description"] for name in preset_names()}
+    registry = {Kind.defenses: DEFENSES, Kind.attacks: ATTACKS, Kind.datasets: DATASETS}[kind]
+    return {name: point.value for name, point in registry.entries().items()}
+
+
+def _print_accuracies(cells: Any) -> None:
+    """Print robust accuracies, a row per defense and attack, at up to six of the budgets."""
+    for (norm, attack, library), group in cells.groupby(["norm", "attack", "library"], sort=False):
+        budgets = sorted(group["eps"].unique())
+        step = max(1, -(-(len(budgets) - 1) // 5))
+        shown = [*budgets[:-1:step], budgets[-1]]
+        table = Table(title=f"accuracy under {attack} ({library}, {norm})", title_justify="left")
+        table.add_column("defense")
+        for eps in shown:
+            table.add_column(f"{eps:g}", justify="right")
+        for defense, rows in group.groupby("defense", sort=False):
+            by_eps = rows.groupby("eps")["robust_accuracy"].mean()
+            values = [by_eps.get(eps, float("nan")) for eps in shown]
+            table.add_row(str(defense), *("-" if v != v else f"{v:.3f}" for v in values))
+        Console(highlight=False, markup=False).print(table)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no list of whole numbers such as 0,1,2") from None
+
+
+def _budgets(text: str) -> tuple[float, ...] | None:
+    if not text.strip():
+        return None
+    values = parse_eps(text)
+    if list(values) != [float(word) for word in text.split(",")]:
+        _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in values)}")
+    return values
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

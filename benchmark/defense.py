@@ -1,0 +1,58 @@
+"""The interface of a defense: what the harness trains, attacks and reports."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.progress import Progress
+
+if TYPE_CHECKING:
+    from benchmark.datasets import DatasetInfo, ImageDataset
+    from benchmark.training import TrainingLog
+
+
+class Defense(nn.Module):
+    """A classifier of images that claims to resist adversarial examples.
+
+    A subclass takes the dataset's description first and its hyper-parameters as keywords::
+
+        class MyDefense(Defense):
+            def __init__(self, info, *, training=TrainingSettings(), width=1.0): ...
+
+    A preset's shared settings (``training``, ``width``, ...) reach every defense that has a
+    parameter of that name. Images are float32 (N, C, H, W) in [0, 1]: normalisation lives inside
+    the model, and nothing clamps its input (that would hide gradients from every attacker).
+    """
+
+    stochastic: ClassVar[bool] = False
+    """True if two forward passes on the same images may differ, also after training."""
+
+    def __init__(self, info: "DatasetInfo") -> None:
+        super().__init__()
+        self.info = info
+
+    def fit(self, data: "ImageDataset", *, seed: int, progress: Progress) -> "TrainingLog":
+        """Train on ``data`` (on the model's device) and return what happened, epoch by epoch.
+
+        Raises TrainingError when training breaks down.
+        """
+        raise TypeError(f"{type(self).__name__} does not define fit(data, *, seed, progress)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) in [0, 1] to raw logits (N, K), float32."""
+        raise TypeError(f"{type(self).__name__} does not define forward(x)")
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Return labels (N,), int64, as the defense would be deployed, votes included."""
+        return self.forward(x).argmax(dim=1)
+
+    def surrogate(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of a differentiable stand-in, for BPDA; :meth:`forward` here."""
+        logits: Tensor = self.forward(x)
+        return logits
+
+    def embed(self, x: Tensor) -> Tensor | None:
+        """Return the codes (N, k) that the decision rests on, or None if there are none."""
+        return None

@@ -1,0 +1,62 @@
+"""Distances, projections and random starts in l-inf and l2, per sample.
+
+Images are float32 (N, C, H, W) in [0, 1]; ``eps`` is a float or a tensor (N,).
+"""
+
+import torch
+from torch import Tensor
+
+Eps = float | Tensor
+
+
+def per_sample(eps: Eps, x: Tensor) -> Tensor:
+    """Return ``eps`` as a tensor (N, 1, 1, ...) that broadcasts over the batch ``x``."""
+    eps = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    return eps.expand(len(x)).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
+    """Return the distance (N,) between two batches of images, float64 for a fair comparison."""
+    delta = (x_adv.double() - x.double()).flatten(1)
+    return delta.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
+
+
+def project(x_adv: Tensor, x: Tensor, eps: Eps, norm: str) -> Tensor:
+    """Move ``x_adv`` into the intersection of the eps-ball around ``x`` and the box [0, 1].
+
+    For l2 the ball comes first: clamping to a box that holds ``x`` shortens every coordinate of
+    the difference, so the result stays in the ball. For l-inf the result is the nearest point.
+    """
+    eps = per_sample(eps, x)
+    delta = x_adv - x
+    if norm == "linf":
+        delta = torch.minimum(torch.maximum(delta, -eps), eps)
+    else:
+        length = torch.linalg.vector_norm(delta.flatten(1), dim=1).reshape(eps.shape)
+        delta = delta * torch.where(length > eps, eps / length.clamp_min(1e-30), 1.0)
+    return (x + delta).clamp(0, 1)
+
+
+def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
+    """Return the unit step of steepest ascent under ``norm``: the sign, or the l2 direction."""
+    if norm == "linf":
+        return gradient.sign()
+    flat = gradient.flatten(1)
+    # Scaled by the largest entry first: squares of gradients near 1e-30 would underflow to 0.
+    flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    length = torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1e-12)
+    return (flat / length).view_as(gradient)
+
+
+def random_start(x: Tensor, eps: Eps, norm: str, generator: torch.Generator) -> Tensor:
+    """Return images drawn uniformly from the eps-ball around ``x``, clamped to the box."""
+    eps = per_sample(eps, x)
+    if norm == "linf":
+        unit = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+    else:
+        direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).reshape(eps.shape)
+        radius = torch.rand(eps.shape, generator=generator, device=x.device, dtype=x.dtype)
+        # The share of a d-ball within radius r grows as r**d.
+        unit = direction / length * radius ** (1 / x[0].numel())
+    return project(x + eps * unit, x, eps.flatten(), norm)

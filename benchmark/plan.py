@@ -1,0 +1,134 @@
+"""From what the user typed to a :class:`~benchmark.spec.RunSpec`: names checked, presets applied."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from benchmark.attack import Attack, build_attack
+from benchmark.defense import Defense
+from benchmark.errors import UsageError, unknown_name
+from benchmark.registry import ATTACKS, DATASETS, DEFENSES
+from benchmark.spec import (
+    INHOUSE,
+    AttackSpec,
+    DefenseSpec,
+    RunSpec,
+    preset_for,
+    resolve_attack,
+)
+from benchmark.training import TrainingSettings
+
+
+def choose_device(asked: str) -> str:
+    """Return cpu or cuda for ``--device auto|cpu|cuda``."""
+    if asked not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", asked, ("auto", "cpu", "cuda"))
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: this machine has no usable CUDA device; use --device cpu, or auto"
+        )
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def plan(
+    *,
+    dataset: str,
+    preset: str,
+    device: str,
+    defenses: Sequence[str] = ("all",),
+    attacks: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+    eps: Sequence[float] | None = None,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    seeds: Sequence[int] = (0,),
+) -> RunSpec:
+    """Resolve a run's settings; UsageError names the first thing that cannot be done."""
+    DATASETS.check(dataset)
+    settings = preset_for(preset, dataset)
+    n_test = settings["n_test"] if n_test is None else n_test
+    names = DEFENSES.names() if list(defenses) == ["all"] else list(dict.fromkeys(defenses))
+    return RunSpec(
+        dataset=dataset,
+        preset=preset,
+        n_train=settings["n_train"] if n_train is None else n_train,
+        n_test=n_test,
+        seeds=tuple(seeds),
+        device=device,
+        defenses=tuple(_defense(settings, name) for name in names),
+        attacks=_attacks(settings, attacks, libraries, eps, n_test),
+    )
+
+
+def load_defense(name: str) -> type[Defense]:
+    """Import a defense's class; UsageError if the name is unknown or names no Defense."""
+    cls = DEFENSES.load(name)
+    if not (isinstance(cls, type) and issubclass(cls, Defense)):
+        raise UsageError(f"defense {name!r}: {cls!r} is not a subclass of benchmark.Defense")
+    return cls
+
+
+def _defense(settings: Mapping[str, Any], name: str) -> DefenseSpec:
+    """Resolve a defense's options: the preset's shared ones where it takes them, then its own."""
+    DEFENSES.check(name)
+    try:
+        accepted = set(inspect.signature(load_defense(name)).parameters) - {"info"}
+    except UsageError:
+        raise
+    except Exception:
+        # A plugin that cannot be imported is that plugin's failure, not the run's: the runner
+        # meets the same exception and keeps it as the reason of the defense's cells.
+        return DefenseSpec(name)
+    own = dict(settings.get("defenses", {}).get(name, {}))
+    unknown = [key for key in own if key not in accepted]
+    if unknown:
+        raise unknown_name(f"option of defense {name}", unknown[0], accepted)
+    shared = settings.get("defense_options", {})
+    params = {key: value for key, value in shared.items() if key in accepted} | own
+    if "training" in accepted:
+        params["training"] = settings.get("training", {}) | own.get("training", {})
+        TrainingSettings.build(params["training"])
+    return DefenseSpec(name, params)
+
+
+def _attacks(
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    libraries: Sequence[str],
+    eps: Sequence[float] | None,
+    n_test: int,
+) -> tuple[AttackSpec, ...]:
+    """Resolve the attacks; ``--eps`` replaces the grid of those that share the first one's norm."""
+    specs: list[AttackSpec] = []
+    for name in dict.fromkeys(names or settings["attacks"]):
+        for library in dict.fromkeys(libraries or (INHOUSE,)):
+            own = settings.get("attack_settings", {}).get(name, {})
+            cls = ATTACKS.load(_registered(own.get("type", name), library))
+            default_norm = {f.name: f.default for f in fields(cls)}["norm"]
+            norm = own.get("norm", default_norm)
+            grid = eps if eps and (not specs or specs[0].threat.norm == norm) else None
+            spec = resolve_attack(settings, name, library, norm=norm, n_test=n_test, eps=grid)
+            load_attack(spec)
+            specs.append(spec)
+    return tuple(specs)
+
+
+def load_attack(spec: AttackSpec) -> Attack:
+    """Import and build the attack of ``spec``; UsageError names what is wrong with it."""
+    cls = ATTACKS.load(_registered(spec.type, spec.library))
+    return build_attack(cls, spec.name, spec.threat.norm, spec.params)
+
+
+def _registered(attack: str, library: str) -> str:
+    """Return the registered name of an attack of a library; UsageError if there is none."""
+    name = attack if library == INHOUSE else f"{library}:{attack}"
+    known = ATTACKS.names()
+    if name in known:
+        return name
+    known_libraries = {INHOUSE} | {k.partition(":")[0] for k in known if ":" in k}
+    if library not in known_libraries:
+        raise unknown_name("library", library, known_libraries)
+    raise unknown_name("attack", name, known)

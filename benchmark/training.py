@@ -1,0 +1,199 @@
+"""The one training loop that the defenses share.
+
+Data stay on the device as uint8; batches are index selections, augmented there. A defense gives
+its own ``step`` (one batch, its own optimisers) and the loop does the rest: order, schedule,
+progress, accuracy on a held-out slice, and a stop with a clear reason when the loss is no number.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from benchmark.attacks.pgd import PGD
+from benchmark.augment import random_crop_flip
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.errors import TrainingError, UsageError, unknown_name
+from benchmark.progress import Progress
+from benchmark.seeding import generator, seeded
+from benchmark.view import attack_view
+
+Step = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Takes images (N, C, H, W) in [0, 1] and labels (N,), updates the model, and returns detached
+scalars to log, ``loss`` among them."""
+
+Measure = Callable[[ImageDataset], Mapping[str, float]]
+"""Numbers to log after an epoch, taken on the held-out slice."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a defense is trained; a preset sets it per dataset and refines it per defense.
+
+    ``adversary_*`` describe the l-inf PGD that adversarial training trains on and whose success
+    every defense's progress shows: ``adversary_eps`` and ``adversary_step_size`` in [0, 1] pixel
+    units. Learning rates halve every ``halve_every`` epochs (0: never). ``holdout`` training
+    images, at most a tenth of them, are set aside to follow progress.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    lr: float = 1e-3
+    halve_every: int = 30
+    augment: bool = True
+    holdout: int = 500
+    adversary_eps: float = 0.03
+    adversary_steps: int = 10
+    adversary_step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.adversary_steps) < 1:
+            raise UsageError("training: epochs, batch_size and adversary_steps must be at least 1")
+        if not (self.lr > 0 and 0 <= self.adversary_eps <= 1):
+            raise UsageError("training: lr must be above 0 and adversary_eps in [0, 1]")
+
+    @classmethod
+    def build(cls, params: Mapping[str, Any]) -> "TrainingSettings":
+        """Build settings from a preset's table; UsageError names an unknown one."""
+        known = [f.name for f in fields(cls)]
+        for key in params:
+            if key not in known:
+                raise unknown_name("training setting", key, known)
+        return cls(**params)
+
+    @property
+    def adversary(self) -> PGD:
+        """The attack of adversarial training.
+
+        It takes every step: the published inner loop (Madry et al. 2017) maximises the loss,
+        where an evaluation may stop at the first iterate that fools the model.
+        """
+        return PGD(
+            steps=self.adversary_steps,
+            step_size=self.adversary_step_size,
+            early_stop=False,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What happened: a mapping of numbers per epoch, and the seconds in all."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def adversarial_examples(
+    defense: Defense, x: Tensor, y: Tensor, settings: TrainingSettings, rng: torch.Generator
+) -> Tensor:
+    """Return PGD examples (N, C, H, W) of a batch against the defense as it stands.
+
+    The defense is attacked in evaluation mode, as an adversary of the finished model would.
+    """
+    with attack_view(defense, len(x)) as view:
+        return settings.adversary.run(view, x, y, eps=settings.adversary_eps, generator=rng)
+
+
+def train(
+    defense: Defense,
+    data: ImageDataset,
+    *,
+    step: Step,
+    optimizers: Sequence[Optimizer],
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress,
+    measure: Measure | None = None,
+) -> TrainingLog:
+    """Train ``defense`` with ``step`` over ``settings.epochs`` and return the log.
+
+    ``data`` is a uint8 dataset on the model's device. Raises TrainingError when the loss is not
+    finite. The model is left in evaluation mode.
+    """
+    start = time.perf_counter()
+    rng = generator(seed, data.device)
+    kept = min(settings.holdout, len(data) // 10)
+    train_set, held_out = data.holdout(kept / len(data)) if kept else (data, None)
+    schedules = [
+        StepLR(optimizer, settings.halve_every or settings.epochs + 1, gamma=0.5)
+        for optimizer in optimizers
+    ]
+    n_batches = max(1, len(train_set) // settings.batch_size)
+    epochs: list[dict[str, float]] = []
+    with (
+        seeded(seed, data.device),  # dropout and a defense's own noise take no generator
+        progress.task("training", settings.epochs * n_batches) as advance,
+    ):
+        for epoch in range(1, settings.epochs + 1):
+            epoch_start = time.perf_counter()
+            defense.train()
+            order = torch.randperm(len(train_set), generator=rng, device=data.device)
+            totals: dict[str, Tensor] = {}
+            for batch in range(n_batches):
+                # The remainder is left out this epoch: batch norm needs more than one image.
+                index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+                x, y = train_set.x(index), train_set.labels[index]
+                if settings.augment and data.info.augment:
+                    x = random_crop_flip(x, padding=4, generator=rng)
+                for name, value in step(x, y).items():
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value
+                # One look at the loss in 50 batches: each costs a GPU a synchronisation.
+                if batch % 50 == 49 or batch == n_batches - 1:
+                    _stop_if_broken(defense, totals["loss"], epoch, batch + 1)
+                advance()
+            row: dict[str, float] = {"epoch": epoch, "lr": float(schedules[0].get_last_lr()[0])}
+            row |= {name: float(total) / n_batches for name, total in totals.items()}
+            for schedule in schedules:
+                schedule.step()
+            defense.eval()
+            if held_out is not None:
+                row |= _held_out_accuracy(defense, held_out, settings, rng)
+                if measure is not None:
+                    row |= measure(held_out)
+            row["seconds"] = time.perf_counter() - epoch_start
+            epochs.append(row)
+            advance(0, _status(row))
+    return TrainingLog(epochs, time.perf_counter() - start)
+
+
+def _stop_if_broken(defense: Defense, total_loss: Tensor, epoch: int, batch: int) -> None:
+    if not torch.isfinite(total_loss):
+        raise TrainingError(
+            f"{type(defense).__name__}: the loss is not finite (epoch {epoch}, by batch {batch});"
+            " lower the learning rate"
+        )
+
+
+def _held_out_accuracy(
+    defense: Defense, held_out: ImageDataset, settings: TrainingSettings, rng: torch.Generator
+) -> dict[str, float]:
+    """Clean accuracy on the held-out slice, and accuracy under PGD on up to 200 of its images."""
+    clean = [
+        (defense.predict(held_out.x(rows)) == held_out.labels[rows])
+        for rows in held_out.batches(250)
+    ]
+    few = held_out.head(min(200, len(held_out)))
+    x, y = few.x(), few.labels
+    fooled = adversarial_examples(defense, x, y, settings, rng)
+    return {
+        "clean_accuracy": float(torch.cat(clean).double().mean()),
+        "adversarial_accuracy": float((defense.predict(fooled) == y).double().mean()),
+    }
+
+
+def _status(row: Mapping[str, float]) -> str:
+    parts = [f"loss {row['loss']:.3f}"]
+    for name, key in (("clean", "clean_accuracy"), ("adversarial", "adversarial_accuracy")):
+        if key in row:
+            parts.append(f"{name} {row[key]:.3f}")
+    return ", ".join(parts)

@@ -1,0 +1,181 @@
+"""What an attack sees of a defense: logits, loss gradients and nothing else.
+
+An attack receives an :class:`AttackView`, never the defense. The view freezes the parameters,
+keeps evaluation mode, averages over fresh noise (EOT, Athalye et al. 2018,
+https://arxiv.org/abs/1707.07397), takes the value from ``forward`` and the gradient from
+``surrogate`` (BPDA, https://arxiv.org/abs/1802.00420), and counts every query of every sample.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.defense import Defense
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits (N, K) and labels (N,) to a loss per sample (N,)."""
+
+INSIDE = 1e-6
+"""How far inside [0, 1] a clamping defense is differentiated: far above float32's spacing at 1
+(6e-8), far below one grey level (4e-3)."""
+
+
+class AttackView(nn.Module):
+    """A batch's view of a defense; a Module, because ART and torchattacks expect one.
+
+    ``rows`` is the number of images in the batch that the view belongs to. A query with that
+    many images counts one for each; one with another number counts its share for each.
+    """
+
+    def __init__(
+        self, defense: Defense, rows: int, *, eot: int = 1, bpda: bool = False, inside: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.defense = defense
+        self.rows = rows
+        self.eot = eot
+        self.bpda = bpda
+        self.inside = inside
+        self._forwards = 0.0
+        self._backwards = 0.0
+        self._selected: list[tuple[Tensor, AttackView]] = []
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two queries with the same images may give different answers."""
+        return self.defense.stochastic
+
+    def train(self, mode: bool = True) -> "AttackView":
+        """Stay in evaluation mode: attack libraries like to switch modes."""
+        return self
+
+    def batch(self, rows: int) -> "AttackView":
+        """Return a view for another batch of ``rows`` images, its counts at zero."""
+        return AttackView(
+            self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside
+        )
+
+    def select(self, index: Tensor) -> "AttackView":
+        """Return a view of the rows ``index`` (int64) whose queries count for those rows."""
+        view = self.batch(len(index))
+        self._selected.append((index, view))
+        return view
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of images ``x`` (N, C, H, W), averaged over ``eot`` draws."""
+        logits = self._query(x)
+        for _ in range(self.eot - 1):
+            logits = logits + self._query(x)
+        return logits if self.eot == 1 else logits / self.eot
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) without a graph, averaged over ``eot`` draws."""
+        mean: Tensor = self(x)
+        return mean
+
+    def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss (N,), the logits (N, K) and the loss's gradient (N, C, H, W) at ``x``.
+
+        The loss, not the logits, is averaged over ``eot`` draws; each draw's graph is freed
+        before the next, so memory does not grow with ``eot``.
+        """
+        x = x.detach().requires_grad_()
+        total_loss = total_logits = total_gradient = None
+        with torch.enable_grad():
+            for _ in range(self.eot):
+                logits = self._query(x)
+                losses = loss(logits, y)
+                (gradient,) = torch.autograd.grad(losses.sum(), x)
+                parts = losses.detach(), logits.detach(), gradient
+                if total_loss is None or total_logits is None or total_gradient is None:
+                    total_loss, total_logits, total_gradient = parts
+                else:
+                    total_loss = total_loss + parts[0]
+                    total_logits = total_logits + parts[1]
+                    total_gradient = total_gradient + parts[2]
+        assert total_loss is not None
+        assert total_logits is not None
+        assert total_gradient is not None
+        if self.eot == 1:
+            return total_loss, total_logits, total_gradient
+        return total_loss / self.eot, total_logits / self.eot, total_gradient / self.eot
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Return the forwards and backwards so far, per row: two int64 tensors (rows,), CPU."""
+        forwards, backwards = self._counts()
+        return forwards.round().long(), backwards.round().long()
+
+    def _counts(self) -> tuple[Tensor, Tensor]:
+        forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)
+        backwards = torch.full((self.rows,), self._backwards, dtype=torch.float64)
+        for index, view in self._selected:
+            more_forwards, more_backwards = view._counts()
+            forwards.index_add_(0, index.cpu(), more_forwards)
+            backwards.index_add_(0, index.cpu(), more_backwards)
+        return forwards, backwards
+
+    def _query(self, x: Tensor) -> Tensor:
+        """One pass through the defense, counted; its backward pass counts itself by a hook."""
+        share = 1.0 if len(x) == self.rows else len(x) / self.rows
+        if self.inside:
+            # Evaluate just inside the box; the gradient passes to x as it is.
+            x = x + (x.detach().clamp(self.inside, 1 - self.inside) - x.detach())
+        self._forwards += share
+        if self.bpda:
+            with torch.no_grad():
+                value = self.defense(x)
+            stand_in = self.defense.surrogate(x)
+            self._forwards += share
+            logits = stand_in + (value - stand_in).detach()
+        else:
+            logits = self.defense(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._count_backward(share))
+        return logits
+
+    def _count_backward(self, share: float) -> None:
+        self._backwards += share
+
+
+@contextmanager
+def attack_view(
+    defense: Defense, rows: int, *, eot: int = 1, bpda: bool = False, inside: float = 0.0
+) -> Iterator[AttackView]:
+    """Open a view of ``defense`` for a batch of ``rows`` images.
+
+    Inside the block the parameters are frozen and the defense is in evaluation mode; both are as
+    before afterwards, so that adversarial training can attack the model that it trains.
+    """
+    training = {module: module.training for module in defense.modules()}
+    trained = [p for p in defense.parameters() if p.requires_grad]
+    defense.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield AttackView(defense, rows, eot=eot, bpda=bpda, inside=inside)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def clamps_input(view: AttackView, x: Tensor, y: Tensor, loss: Loss) -> bool:
+    """Tell whether the defense hides gradients at the edge of the box by clamping its input.
+
+    Since PyTorch 2.14 ``clamp`` passes no gradient at its bounds, so a model that clamps shows an
+    attacker exactly zero on every pixel that is 0 or 1, and most pixels of MNIST are. A defense
+    that does so has a gradient of exactly zero on all edge pixels, but not just inside.
+    """
+    edge = (x == 0) | (x == 1)
+    if not edge.any():
+        return False
+    probe = view.batch(len(x))
+    probe.inside = 0.0
+    if probe.gradient(x, y, loss)[2][edge].any():
+        return False
+    probe.inside = INSIDE
+    return bool(probe.gradient(x, y, loss)[2][edge].any())

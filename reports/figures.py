@@ -1,0 +1,242 @@
+"""Figures of a run: security curves with their intervals, and training curves.
+
+Every figure is a file of its own, so that a page can lay them out for its width. Each defense
+keeps its colour, marker and line style over all figures of a report; the three together tell
+lines apart without colour. Legends stand below the axes, where they hide nothing.
+"""
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from benchmark.results import ModelRecord
+from reports.tables import NORM_WORDS, attack_title, is_number, number
+
+# Without the palette's yellow and light pink, which vanish on white. The lengths of the three
+# cycles share no factor two by two: 8 * 9 * 5 defenses differ.
+_COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 1, 4, 9, 5, 7)]
+_MARKERS = ("o", "s", "^", "D", "v", "p", "<", "*", ">")
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.5, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (8, 3)),
+)
+
+_SETTINGS = {
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "text.parse_math": False,  # a plugin's name may hold $
+    "text.usetex": False,
+    "svg.hashsalt": "defensebench",  # equal tables give equal bytes
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure: vector and raster bytes, and words for who cannot see it."""
+
+    svg: bytes
+    png: bytes
+    alt: str
+
+
+def line_styles(defenses: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Give each defense its colour, marker and dashes, in the order of first appearance."""
+    return {
+        name: {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": _DASHES[i % len(_DASHES)],
+            "linewidth": 1.6,
+            "markersize": 5,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.6,
+        }
+        for i, name in enumerate(dict.fromkeys(defenses))
+    }
+
+
+def security_curves(
+    pooled: pd.DataFrame, cells: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
+) -> Picture | None:
+    """Draw robust accuracy against eps under one attack; None where no cell is ok.
+
+    ``pooled`` and ``cells`` are the attack's rows of :func:`reports.tables.pool` and
+    :func:`reports.tables.grid`. Where a cell is not ok its line is broken, not bridged.
+    """
+    if not (pooled["status"] == "ok").any():
+        return None
+    attack: dict[Any, Any] = pooled.iloc[0].to_dict()
+    words = []
+    with _canvas() as (figure, axes):
+        drawn = []
+        for name in dict.fromkeys(pooled["defense"]):
+            points = pooled[pooled["defense"] == name].sort_values("eps")
+            if not (points["status"] == "ok").any():
+                continue
+            drawn.append(name)
+            words.append(_in_words(name, points))
+            _curve(axes, points, styles[name])
+            own = cells[(cells["defense"] == name) & (cells["status"] == "ok")]
+            if own["seed"].nunique() > 1:
+                dots = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
+                color = [styles[name]["color"]]
+                axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
+        unit = "pixel values in [0, 1]" if attack["norm"] == "linf" else "Euclidean length"
+        norm = NORM_WORDS.get(attack["norm"], attack["norm"])
+        _frame(axes, f"eps, {norm} ({unit})", "robust accuracy", fraction=True)
+        title = f"{attack['dataset']}: {attack_title(attack)}"
+        _finish(figure, axes, title, drawn, styles)
+        alt = f"Robust accuracy against eps on {title}. {' '.join(words)}"
+        return Picture(*_render(figure), alt)
+
+
+def _curve(axes: Any, points: pd.DataFrame, style: Mapping[str, Any]) -> None:
+    eps, mean, low, high = (
+        points[column].to_numpy(dtype=float)
+        for column in ("eps", "robust_accuracy", "ci_low", "ci_high")
+    )
+    axes.plot(eps, mean, zorder=4, clip_on=False, **style)
+    axes.fill_between(eps, low, high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
+    # A band has no width at a point without neighbours: draw its interval as a bar.
+    known = np.concatenate([[False], ~np.isnan(mean), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    bars = np.maximum(np.stack([mean - low, high - mean])[:, alone], 0)
+    axes.errorbar(
+        eps[alone], mean[alone], bars, fmt="none", ecolor=style["color"], capsize=3, elinewidth=1.2
+    )
+
+
+def _in_words(name: str, points: pd.DataFrame) -> str:
+    ok = points[points["status"] == "ok"]
+    parts = [
+        f"{number(row['robust_accuracy'])} at eps {row['eps']:g}"
+        for row in (ok.iloc[0], *([ok.iloc[-1]] if len(ok) > 1 else []))
+    ]
+    absent = len(points) - len(ok)
+    if absent:
+        parts.append(f"no result at {absent} of {len(points)} eps")
+    return f"{name}: {', '.join(parts)}."
+
+
+TRAINING = {
+    "loss": "training loss",
+    "clean_accuracy": "held-out clean accuracy",
+    "adversarial_accuracy": "held-out adversarial accuracy",
+}
+
+
+def training_curves(
+    models: Sequence[ModelRecord], measure: str, styles: Mapping[str, Mapping[str, Any]]
+) -> Picture | None:
+    """Draw a measure of the training logs against the epoch, a line per model; None if absent."""
+    words: list[str] = []
+    drawn: list[str] = []
+    with _canvas() as (figure, axes):
+        for model in models:
+            points = [
+                (row.get("epoch", i + 1), row.get(measure)) for i, row in enumerate(model.log)
+            ]
+            known = [point for point in points if all(map(is_number, point))]
+            if not known:
+                continue
+            x, y = zip(*known, strict=True)
+            plain = {"marker": ""} if len(known) > 12 else {}
+            axes.plot(x, y, **{**styles[model.defense], "linewidth": 1.2, "alpha": 0.9, **plain})
+            words.append(f"{model.defense} (seed {model.seed}) ends at {number(y[-1])}.")
+            if model.defense not in drawn:
+                drawn.append(model.defense)
+        if not drawn:
+            return None
+        _frame(axes, "epoch", TRAINING[measure], fraction=measure != "loss")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        title = TRAINING[measure].capitalize()
+        _finish(figure, axes, title, drawn, styles)
+        return Picture(*_render(figure), f"{title} against epoch. {' '.join(words)}")
+
+
+# --- common to all -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _canvas() -> Iterator[tuple[Figure, Any]]:
+    # A Figure of its own on Agg: no window, no pyplot state, and no matplotlibrc of the user's.
+    with matplotlib.style.context(["default", _SETTINGS]):
+        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.add_subplot()
+
+
+def _frame(axes: Any, x: str, y: str, *, fraction: bool) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], min_n_ticks=2))
+    if fraction:
+        axes.set_ylim(0, 1.0)
+        axes.set_yticks(np.linspace(0, 1, 6))
+
+
+def _finish(
+    figure: Figure,
+    axes: Any,
+    title: str,
+    defenses: Sequence[str],
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    axes.set_title(_plain(title, 60), loc="left")
+    # Proxies, so that the legend keeps full colours; the space lets a name start with "_".
+    handles = [Line2D([], [], **styles[name]) for name in defenses]
+    labels = [" " * name.startswith("_") + _plain(name, 34) for name in defenses]
+    longest = max(map(len, labels))
+    columns = 3 if longest <= 14 else 2 if longest <= 26 else 1
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(columns, len(labels)),
+        frameon=False,
+        handlelength=3,
+        fontsize=9,
+    )
+    # Many defenses with long names: the legend grows downwards, not into the axes.
+    lines = -(-len(labels) // columns)
+    figure.set_size_inches(5.2, 3.7 + 0.2 * lines)
+
+
+def _plain(text: str, width: int) -> str:
+    """Cut ``text`` to ``width`` and keep out what an SVG cannot hold."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _render(figure: Figure) -> tuple[bytes, bytes]:
+    svg, png = io.BytesIO(), io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks shows boxes; the page itself spells it out.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=200)
+    return svg.getvalue(), png.getvalue()

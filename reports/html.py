@@ -1,0 +1,313 @@
+"""One self-contained HTML page about one run or several, with its figures and tables beside it."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from benchmark.errors import UsageError
+from benchmark.results import ModelRecord, Run, read_run, write_atomic
+from benchmark.spec import digest
+from reports import figures, tables
+from reports.tables import ATTACK_KEY, NORM_WORDS, STATUS_WORDS, is_number, number, span
+
+View = dict[str, Any]
+UNKNOWN = "not recorded"
+
+
+def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
+    """Write the report on ``run_dirs`` and return the path of its page.
+
+    ``out`` is a folder, or a file that ends in ``.html``. Without it one run's report goes to
+    ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` beside
+    the first. A folder that is no run, or is damaged, raises a ResultsError.
+    """
+    distinct = list({path.resolve(): path for path in run_dirs}.values())
+    if not distinct:
+        raise UsageError("report: name at least one run folder")
+    runs = [read_run(path) for path in distinct]
+    if out is None and len(runs) == 1:
+        out = runs[0].path / "report"
+    elif out is None:
+        name = digest(*(path.resolve().name for path in distinct))[:10]
+        out = distinct[0].resolve().parent / f"report-{name}"
+    page = out if out.suffix.lower() == ".html" else out / "report.html"
+    html, files = render(runs)
+    try:
+        for name, data in files.items():
+            write_atomic(page.parent / name, data)
+        write_atomic(page, html.encode())
+    except OSError as error:
+        raise UsageError(f"report: cannot write to {page.parent} ({error.strerror})") from None
+    return page
+
+
+def render(runs: Sequence[Run]) -> tuple[str, dict[str, bytes]]:
+    """Return the page and the files beside it, by name; equal tables give equal bytes."""
+    names = [defense.name for run in runs for defense in run.spec.defenses]
+    names += [name for run in runs for name in sorted(set(run.cells["defense"]))]
+    styles = figures.line_styles([*names, *(m.defense for run in runs for m in run.models)])
+    files: dict[str, bytes] = {}
+    views = []
+    for i, run in enumerate(runs, 1):
+        prefix = f"run{i}-" if len(runs) > 1 else ""
+        views.append(_run_view(run, styles, prefix, files))
+    environment = Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assert environment.loader is not None
+    css = environment.loader.get_source(environment, "report.css")[0]
+    page = environment.get_template("report.html.j2")
+    return page.render(runs=views, css=Markup(css)), files
+
+
+def _run_view(
+    run: Run, styles: Mapping[str, Mapping[str, Any]], prefix: str, files: dict[str, bytes]
+) -> View:
+    cells = tables.grid(run)
+    pooled = tables.pool(cells, run.samples)
+    counts = {word: int((cells["status"] == word).sum()) for word in STATUS_WORDS}
+    files[f"{prefix}accuracy.csv"] = tables.table_csv(pooled).encode()
+    accuracy = tables.accuracy_tables(pooled)
+    attacks = []
+    for i, table in enumerate(accuracy, 1):
+        name = f"{prefix}{i:02d}-{_slug(*(table.attack[key] for key in ATTACK_KEY))}"
+        files[f"{name}.csv"] = table.csv().encode()
+        files[f"{name}.tex"] = table.latex().encode()
+        own = _rows_of(pooled, table.attack), _rows_of(cells, table.attack)
+        picture = figures.security_curves(*own, styles)
+        attacks.append({"table": table, "file": name, "figure": _figure(name, picture, files)})
+    training = [
+        _figure(
+            f"{prefix}training-{_slug(m)}", figures.training_curves(_ordered(run), m, styles), files
+        )
+        for m in figures.TRAINING
+    ]
+    return {
+        "id": f"{prefix}{_slug(run.run_id)}",
+        "prefix": prefix,
+        "spec": run.spec,
+        "title": f"{run.spec.dataset}, preset {run.spec.preset}",
+        "facts": _facts(run, cells),
+        "counts": [(word, STATUS_WORDS[word], counts[word]) for word in STATUS_WORDS],
+        "verdict": _verdict(counts),
+        "attacks": attacks,
+        "troubles": [_reason(row, run) for row in tables.reasons(cells, ok=False)],
+        "notices": [_reason(row, run) for row in tables.reasons(cells, ok=True)],
+        "models": [_model(model) for model in _ordered(run)],
+        "codes": [code for model in _ordered(run) for code in _code(model)],
+        "training": [figure for figure in training if figure],
+        "settings": [_attack_settings(attack) for attack in run.spec.attacks],
+        "defenses": [
+            {
+                "name": defense.name,
+                "asked": _options(defense.params),
+                "used": _used(defense.name, run.models),
+            }
+            for defense in run.spec.defenses
+        ],
+    }
+
+
+def _rows_of(frame: pd.DataFrame, attack: Mapping[str, str]) -> pd.DataFrame:
+    mask = pd.Series(True, index=frame.index)
+    for key, value in attack.items():
+        mask &= frame[key] == value
+    return frame[mask]
+
+
+def _slug(*words: str) -> str:
+    """Return a name that every file system takes; a plugin may be called anything."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:60].strip("-")
+
+
+def _figure(name: str, picture: figures.Picture | None, files: dict[str, bytes]) -> View | None:
+    if picture is None:
+        return None
+    files[f"{name}.svg"] = picture.svg
+    files[f"{name}.png"] = picture.png
+    data = base64.b64encode(picture.svg).decode()
+    return {"file": name, "alt": picture.alt, "uri": f"data:image/svg+xml;base64,{data}"}
+
+
+# --- where the numbers come from ---------------------------------------------------------------
+
+
+def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the provenance as (label, words); what was not recorded says so."""
+    spec = run.spec
+    origin = _mapping(run.provenance)
+    dataset = _mapping(origin.get("dataset"))
+    device = _mapping(origin.get("device"))
+    checksums = [
+        f"{split} {dataset[f'{split}_checksum']}"
+        for split in ("train", "test")
+        if dataset.get(f"{split}_checksum")
+    ]
+    words = [device.get("name"), device.get("type")]
+    if device.get("threads"):
+        words.append(f"{device['threads']} threads")
+    versions = _pairs(origin.get("versions")) or _recorded(cells, "versions")
+    if origin.get("package_version") and "defensebench" not in versions:
+        versions = ", ".join(filter(None, (f"defensebench {origin['package_version']}", versions)))
+    seconds = float(cells["seconds"].fillna(0).sum())
+    training = sum(m.train_seconds for m in run.models if is_number(m.train_seconds))
+    return [
+        ("Dataset", spec.dataset),
+        ("Images", f"{_of(spec.n_train, dataset.get('n_train_available'))} for training, "
+         f"{_of(spec.n_test, dataset.get('n_test_available'))} for testing"),
+        ("Attacked", f"{span(attack.n for attack in spec.attacks) or 'no'} images per cell"),
+        ("Seeds", _list(spec.seeds)),
+        ("Device", ", ".join(str(w) for w in words if w) or _recorded(cells, "device") or UNKNOWN),
+        ("Time", f"{_duration(training)} training, {_duration(seconds)} attacking"),
+        ("Started", str(origin.get("started") or UNKNOWN)),
+        ("Versions", versions or UNKNOWN),
+        ("Git", str(origin.get("git_sha") or _recorded(cells, "git_sha") or UNKNOWN)),
+        ("Source", str(dataset.get("source") or UNKNOWN)),
+        ("Checksums", ", ".join(checksums) or UNKNOWN),
+        ("Run", spec.run_id),
+        ("Command", str(origin.get("command") or UNKNOWN)),
+    ]  # fmt: skip
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return ``value`` if it is a mapping: a damaged provenance costs its facts, not the report."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _pairs(value: Any) -> str:
+    return ", ".join(f"{key} {word}" for key, word in sorted(_mapping(value).items()))
+
+
+def _recorded(cells: pd.DataFrame, column: str) -> str:
+    values = cells.loc[cells["status"] != "missing", column].dropna()
+    return "; ".join(sorted({str(value) for value in values if value}))
+
+
+def _of(n: int, available: Any) -> str:
+    return f"{n} of {available}" if is_number(available) else str(n)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _verdict(counts: Mapping[str, int]) -> str:
+    """Say in a sentence how far the run is to be trusted as a whole."""
+    total = sum(counts.values())
+    if counts["missing"] == total:
+        return "This run has no results yet: none of its cells was run."
+    if not counts["ok"]:
+        return "No cell of this run ended well: there is no number to report, only reasons."
+    if counts["missing"]:
+        return "This run is unfinished: the same command continues it."
+    if counts["failed"]:
+        return "Some cells failed: their place in the tables says so, and the reasons stand below."
+    return ""
+
+
+# --- reasons, models, settings -----------------------------------------------------------------
+
+
+def _reason(row: Mapping[str, Any], run: Run) -> View:
+    asked = {
+        (attack.name, attack.library, attack.threat.norm): attack.threat.eps
+        for attack in run.spec.attacks
+    }
+    grid = asked.get((row["attack"], row["library"], row["norm"]), ())
+    everything = len(grid) > 2 and set(grid) <= set(row["eps"])
+    return {
+        "status": STATUS_WORDS[row["status"]],
+        "class": row["status"],
+        "defense": row["defense"],
+        "attack": tables.attack_title(row),
+        "eps": f"all {len(grid)}" if everything else _list(row["eps"]),
+        "seeds": _list(row["seeds"]),
+        "reason": row["reason"],
+    }
+
+
+def _ordered(run: Run) -> list[ModelRecord]:
+    order = {defense.name: i for i, defense in enumerate(run.spec.defenses)}
+    return sorted(run.models, key=lambda m: (order.get(m.defense, len(order)), m.defense, m.seed))
+
+
+def _model(model: ModelRecord) -> View:
+    def last(key: str) -> str:
+        known = [row[key] for row in model.log if is_number(row.get(key))]
+        return number(known[-1] if known else None)
+
+    return {
+        "defense": model.defense,
+        "seed": model.seed,
+        "parameters": f"{model.n_parameters:,}",
+        "seconds": number(model.train_seconds, 1),
+        "epochs": len(model.log),
+        "loss": last("loss"),
+        "clean": last("clean_accuracy"),
+        "adversarial": last("adversarial_accuracy"),
+    }
+
+
+def _code(model: ModelRecord) -> list[View]:
+    distance = _mapping(_mapping(model.measures).get("code_distance"))
+    value: Any = distance.get("value")
+    floor: Any = distance.get("floor")
+    if not is_number(value):
+        return []
+    times = value / floor if is_number(floor) and floor > 0 else None
+    return [
+        {
+            "defense": model.defense,
+            "seed": model.seed,
+            "value": number(value),
+            "interval": f"[{number(distance.get('ci_low'))}, {number(distance.get('ci_high'))}]",
+            "floor": number(floor),
+            "times": number(times, 1),
+            "n": distance.get("n", "–"),
+        }
+    ]
+
+
+def _used(name: str, models: Iterable[ModelRecord]) -> str:
+    """Options as trained; one line where all seeds agree."""
+    words = dict.fromkeys(_options(model.options) for model in models if model.defense == name)
+    return "; ".join(words) or "not trained yet"
+
+
+def _attack_settings(attack: Any) -> View:
+    return {
+        "name": attack.name,
+        "type": attack.type,
+        "library": attack.library,
+        "norm": NORM_WORDS.get(attack.threat.norm, attack.threat.norm),
+        "eps": _list(attack.threat.eps),
+        "n": attack.n,
+        "eot": attack.eot,
+        "bpda": "yes" if attack.bpda else "no",
+        "params": _options(attack.params),
+    }
+
+
+def _options(params: Any) -> str:
+    items = sorted(_mapping(params).items())
+    words = (
+        f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in items
+    )
+    return ", ".join(words) or "defaults"
+
+
+def _list(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)

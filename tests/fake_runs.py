@@ -1,0 +1,188 @@
+"""A run folder made up for tests of whatever reads one: no torch, no training, no attack."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.results import (
+    CELLS,
+    SAMPLES,
+    ModelRecord,
+    make_table,
+    write_json,
+    write_model,
+    write_tables,
+)
+from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.stats import wilson_interval
+
+DEFENSES = ("undefended", "madry", "ot-cla-adv", "<script>alert(1)</script>", "a_b%$#")
+LINF = tuple(i / 40 for i in range(0, 17, 4))
+
+PROVENANCE = {
+    "command": "python -m benchmark run --defenses all --dataset mnist --preset quick",
+    "started": "2026-11-23T01:00:00Z",
+    "dataset": {
+        "name": "mnist",
+        "source": "torchvision's download",
+        "train_checksum": "0f" * 32,
+        "test_checksum": "a9" * 32,
+        "n_train_available": 60000,
+        "n_test_available": 10000,
+    },
+    "device": {"type": "cpu", "name": "AMD EPYC", "threads": 2},
+    "versions": {"python": "3.11.2", "torch": "2.15.0", "numpy": "2.4.6"},
+    "git_sha": "0123456789abcdef",
+    "package_version": "0.1.0",
+}
+
+
+def fake_spec(
+    defenses: Sequence[str] = DEFENSES,
+    eps: Sequence[float] = LINF,
+    seeds: Sequence[int] = (0, 1),
+    n: int = 40,
+) -> RunSpec:
+    """A run of ``defenses`` under an l-inf and an l2 attack."""
+    return RunSpec(
+        dataset="mnist",
+        preset="quick",
+        n_train=1000,
+        n_test=200,
+        seeds=tuple(seeds),
+        device="cpu",
+        defenses=tuple(DefenseSpec(name, {"width": 8}) for name in defenses),
+        attacks=(
+            AttackSpec("pgd", ThreatModel("linf", tuple(eps)), n, params={"steps": 40}),
+            AttackSpec("cw", ThreatModel("l2", (0.0, 1.0, 2.0)), n, library="art", eot=10),
+        ),
+    )
+
+
+def fake_run(
+    folder: Path,
+    spec: RunSpec | None = None,
+    *,
+    states: dict[tuple[str, float], tuple[str, str]] | None = None,
+    missing: Iterable[tuple[str, float]] = (),
+    provenance: Any = PROVENANCE,
+    codes: Iterable[str] = ("ot-cla-adv",),
+    models: bool = True,
+) -> Path:
+    """Write a run under ``folder``; return the run's folder.
+
+    ``states`` maps (defense, eps) to a (status, reason) other than ("ok", ""); the cells in
+    ``missing`` are left out of the tables.
+    """
+    spec = spec or fake_spec()
+    run_dir = folder / spec.run_id
+    cells: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    missing = set(missing)
+    for attack in spec.attacks:
+        for i, defense in enumerate(spec.defenses):
+            for seed in spec.seeds:
+                for eps in attack.threat.eps:
+                    if (defense.name, eps) in missing:
+                        continue
+                    state = (states or {}).get((defense.name, eps), ("ok", ""))
+                    key = {
+                        "dataset": spec.dataset,
+                        "defense": defense.name,
+                        "attack": attack.name,
+                        "library": attack.library,
+                        "norm": attack.threat.norm,
+                        "eps": eps,
+                        "seed": seed,
+                    }
+                    own = _samples(key, i, attack.n, spec.run_id) if state[0] == "ok" else []
+                    samples += own
+                    cells.append(_cell(key, attack, *state, own))
+    run_dir.mkdir(parents=True)
+    (run_dir / "spec.json").write_text(spec.to_json(), "utf-8")
+    write_json(run_dir / "run.json", provenance)
+    write_tables(run_dir, make_table(cells, CELLS), make_table(samples, SAMPLES))
+    if models:
+        for defense in spec.defenses:
+            for seed in spec.seeds:
+                write_model(run_dir, _model(defense.name, seed, defense.name in set(codes)))
+    return run_dir
+
+
+def _samples(key: dict[str, Any], rank: int, n: int, run_id: str) -> list[dict[str, Any]]:
+    rng = np.random.default_rng([rank, key["seed"]])
+    # The image's own distance to the boundary decides: curves fall, and more for the first.
+    reach = rng.exponential(0.06 + 0.05 * rank, n) * (1 if key["norm"] == "linf" else 6)
+    rows = []
+    for i in range(n):
+        clean_error, success = reach[i] < 0.002, bool(reach[i] <= max(key["eps"], 0.002))
+        rows.append(
+            {
+                **key,
+                "run_id": run_id,
+                "sample_id": i,
+                "label": 3,
+                "pred_clean": 5 if clean_error else 3,
+                "pred_adv": 5 if success else 3,
+                "success": success,
+                "distance": 0.0 if clean_error else min(float(reach[i]), key["eps"]),
+                "n_forward": 40,
+                "n_backward": 40,
+            }
+        )
+    return rows
+
+
+def _cell(
+    key: dict[str, Any], attack: AttackSpec, status: str, reason: str, own: list[dict[str, Any]]
+) -> dict[str, Any]:
+    n = len(own)
+    robust = sum(not row["success"] for row in own)
+    turned = [row["distance"] for row in own if row["success"]]
+    low, high = wilson_interval(robust, n)
+    return {
+        **key,
+        "eot": attack.eot,
+        "bpda": attack.bpda,
+        "status": status,
+        "reason": reason,
+        "n": n,
+        "clean_accuracy": sum(row["pred_clean"] == 3 for row in own) / n if n else math.nan,
+        "robust_accuracy": robust / n if n else math.nan,
+        "ci_low": low,
+        "ci_high": high,
+        "median_distance": float(np.median(turned)) if turned else math.nan,
+        "seconds": 1.5,
+        "device": "cpu",
+        "preset": "quick",
+        "versions": "python 3.11.2, torch 2.15.0",
+        "git_sha": "0123456789abcdef",
+    }
+
+
+def _model(defense: str, seed: int, codes: bool) -> ModelRecord:
+    measures = {"value": 0.31, "ci_low": 0.28, "ci_high": 0.34, "floor": 0.05, "n": 200}
+    log = [
+        {
+            "epoch": epoch,
+            "seconds": 2.0,
+            "lr": 1e-3,
+            "loss": 2.3 / epoch + 0.1 * seed,
+            "clean_accuracy": 1 - 0.6 / epoch,
+            "adversarial_accuracy": math.nan if defense == "undefended" else 0.8 - 0.5 / epoch,
+        }
+        for epoch in range(1, 7)
+    ]
+    return ModelRecord(
+        defense=defense,
+        seed=seed,
+        key="k" * 12,
+        options={"width": 8, "epochs": 6, "schedule": {"halve_every": 30}},
+        n_parameters=123456,
+        train_seconds=12.3,
+        log=log,
+        measures={"code_distance": measures} if codes else {},
+    )
