@@ -1,38 +1,37 @@
-"""The plain classifiers that the baselines train, one per kind of image."""
+"""The plain classifiers that the baselines train."""
 
-import torch
 from torch import nn
 
 from benchmark.datasets import DatasetInfo
-from benchmark.layers import Normalize, scaled, vgg_trunk
+from benchmark.layers import Normalize, default_architecture, scaled, trunk
 
 
 def plain_classifier(info: DatasetInfo, width: float = 1.0) -> nn.Sequential:
-    """Return the network without any defense for images of ``info``; images to logits (N, K).
+    """Return the network without any defense: images (N, C, H, W) to logits (N, K).
 
-    Grey images (MNIST): conv5x5(20), pool, conv5x5(50), pool, 500, K, as the authors' scripts set
-    it. Colour images: VGG-16 up to 32 pixels, VGG-19 above, with batch norm and average pooling;
-    the paper leaves this open. ``width`` scales the channels of every layer.
+    Grey 28x28 images have the authors' small CNN. The paper leaves the others open: they have the
+    trunk of the OT-Classifier's encoder under a linear head, so that what a defense adds is all
+    that differs. ``width`` scales every layer's channels.
     """
-    channels, height, size = info.shape
-    if channels == 3:
-        trunk, features = vgg_trunk("vgg16" if size <= 32 else "vgg19", width)
-        return nn.Sequential(Normalize(), trunk, nn.Linear(features, info.n_classes))
+    if info.shape == (1, 28, 28):
+        return _small_cnn(info.n_classes, width)
+    convolutions, features = trunk(info, default_architecture(info), width)
+    return nn.Sequential(convolutions, nn.Linear(features, info.n_classes))
+
+
+def _small_cnn(n_classes: int, width: float) -> nn.Sequential:
+    """conv5x5(20), pool, conv5x5(50), pool, 500, K: the authors' MNIST model."""
     first, second, hidden = scaled(20, width), scaled(50, width), scaled(500, width)
-    convolutions = nn.Sequential(
+    return nn.Sequential(
         Normalize(),
-        nn.Conv2d(channels, first, 5),
+        nn.Conv2d(1, first, 5),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(first, second, 5),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-    )
-    features = convolutions(torch.zeros(1, channels, height, size)).shape[1]
-    return nn.Sequential(
-        convolutions,
-        nn.Linear(features, hidden),
+        nn.Linear(second * 4 * 4, hidden),
         nn.ReLU(),
-        nn.Linear(hidden, info.n_classes),
+        nn.Linear(hidden, n_classes),
     )

@@ -18,7 +18,7 @@ from benchmark.view import AttackView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
+class Attack:
     """What both families share: the norm and the library that an attack comes from."""
 
     library: ClassVar[str] = "inhouse"
@@ -26,7 +26,7 @@ class Attack(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetAttack(Attack):
+class BudgetAttack(Attack, ABC):
     """Searches within a ball of radius ``eps``; run once for every eps of a sweep."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class BudgetAttack(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimalAttack(Attack):
+class MinimalAttack(Attack, ABC):
     """Searches the nearest adversarial image; run once and judged at every eps."""
 
     @abstractmethod

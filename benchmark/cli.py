@@ -68,7 +68,9 @@ def run(
     ] = "",
     n_train: Annotated[int | None, typer.Option(help="Training images, class-balanced.")] = None,
     n_test: Annotated[int | None, typer.Option(help="Test images, class-balanced.")] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated; each trains and attacks once.")] = "0",
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated; each trains and attacks once.")
+    ] = "0",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")

@@ -1,14 +1,38 @@
-"""Building blocks that several defenses share."""
+"""Building blocks that several defenses share: the convolutional trunks, and their widths."""
 
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-VGG_CONFIGURATIONS = {"vgg16": "D", "vgg19": "E"}
+from benchmark.datasets import DatasetInfo
+from benchmark.errors import UsageError, unknown_name
+
+VGG = {"vgg16": "D", "vgg19": "E"}
+"""torchvision's names for the configurations of Simonyan and Zisserman 2014, table 1."""
+
+STRIDED = {"conv4": (128, 256, 512, 1024), "conv6": (128, 256, 512, 1024, 2048, 2048)}
+"""Channels of the stride-2 trunks in the OT-Classifier's published scripts."""
+
+STRIDED_SIZE = {"conv4": 28, "conv6": 96}
+"""Pixels a side that a stride-2 trunk brings down to one."""
+
+ARCHITECTURES = (*STRIDED, *VGG)
 
 
 def scaled(channels: int, width: float) -> int:
     """Return ``channels`` times ``width``, at least 4: how presets shrink a network."""
     return max(4, round(channels * width))
+
+
+def default_architecture(info: DatasetInfo) -> str:
+    """Return the paper's trunk for images of ``info``: by size, since plugins bring others.
+
+    conv4 (MNIST), vgg16 (CIFAR10), conv6 (STL10), vgg19 (other colour images; the paper does not
+    say what Tiny ImageNet had, but a VGG-19 was published for larger colour images).
+    """
+    for name, size in STRIDED_SIZE.items():
+        if info.shape[1:] == (size, size):
+            return name
+    return "vgg16" if info.shape[2] <= 32 else "vgg19"
 
 
 class Normalize(nn.Module):
@@ -19,18 +43,51 @@ class Normalize(nn.Module):
         return 2 * x - 1
 
 
-def vgg_trunk(name: str, width: float) -> tuple[nn.Sequential, int]:
-    """Return VGG's convolutions with batch norm, average-pooled and flat, and their features.
+def trunk(info: DatasetInfo, architecture: str, width: float) -> tuple[nn.Sequential, int]:
+    """Return convolutions that map images (N, C, H, W) in [0, 1] to features (N, F), and F.
 
-    ``name`` is vgg16 or vgg19 (Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556);
-    ``width`` scales every layer's channels. Maps (N, 3, H, W) to (N, features).
+    ``architecture`` is one of ARCHITECTURES; ``width`` scales every layer's channels. UsageError
+    if the images do not fit.
     """
+    if architecture not in ARCHITECTURES:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    channels, height, width_px = info.shape
+    if architecture in VGG:
+        if channels != 3:
+            raise UsageError(f"{architecture} takes colour images; those of {info.name} are grey")
+        return _vgg(architecture, width)
+    size = STRIDED_SIZE[architecture]
+    if (height, width_px) != (size, size):
+        raise UsageError(
+            f"{architecture} takes images of {size}x{size} pixels; those of {info.name} have"
+            f" {height}x{width_px}: use vgg16 or vgg19"
+        )
+    return _strided(channels, architecture, width)
+
+
+def _vgg(architecture: str, width: float) -> tuple[nn.Sequential, int]:
+    """VGG's convolutions with batch norm, average-pooled (https://arxiv.org/abs/1409.1556)."""
     layers: list[int | str] = [
         layer if isinstance(layer, str) else scaled(layer, width)
-        for layer in cfgs[VGG_CONFIGURATIONS[name]]
+        for layer in cfgs[VGG[architecture]]
     ]
     convolutions = make_layers(layers, batch_norm=True)
-    return (
-        nn.Sequential(convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        scaled(512, width),
-    )
+    pooled = nn.Sequential(Normalize(), convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return pooled, scaled(512, width)
+
+
+def _strided(channels: int, architecture: str, width: float) -> tuple[nn.Sequential, int]:
+    """Stride-2 4x4 convolutions down to one pixel; conv6 closes with a 3x3 one.
+
+    Batch norm from the second convolution on.
+    """
+    layers: list[nn.Module] = [Normalize()]
+    for index, full in enumerate(STRIDED[architecture]):
+        features = scaled(full, width)
+        kernel, padding = (3, 0) if index == 5 else (4, 1)
+        layers.append(nn.Conv2d(channels, features, kernel, stride=2, padding=padding))
+        if index > 0:
+            layers.append(nn.BatchNorm2d(features))
+        layers.append(nn.ReLU())
+        channels = features
+    return nn.Sequential(*layers, nn.Flatten()), channels

@@ -45,7 +45,8 @@ def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
     # Scaled by the largest entry first: squares of gradients near 1e-30 would underflow to 0.
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
     length = torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1e-12)
-    return (flat / length).view_as(gradient)
+    direction: Tensor = flat / length
+    return direction.view_as(gradient)
 
 
 def random_start(x: Tensor, eps: Eps, norm: str, generator: torch.Generator) -> Tensor:

@@ -67,9 +67,7 @@ class Registry:
         try:
             return getattr(module, attribute)
         except AttributeError:
-            raise UsageError(
-                f"{self.kind} {name!r}: {module_name} has no {attribute!r}"
-            ) from None
+            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {attribute!r}") from None
 
 
 def _is_path(name: str) -> bool:

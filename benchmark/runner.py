@@ -189,9 +189,7 @@ class _Row:
             "git_sha": self.about["git_sha"],
         }
 
-    def _samples(
-        self, attack: AttackSpec, outcome: Outcome, images: ImageDataset
-    ) -> pd.DataFrame:
+    def _samples(self, attack: AttackSpec, outcome: Outcome, images: ImageDataset) -> pd.DataFrame:
         columns = {
             "run_id": self.folder.spec.run_id,
             "sample_id": images.sample_ids.cpu().numpy(),
@@ -246,7 +244,8 @@ def trained(
     cls = load_defense(spec.name)
     with seeded(model_seed):
         defense = cls(train_set.info, **params)
-    defense.to(train_set.device)
+    # Channels-last convolutions are up to twice as fast, on the CPU as on a GPU.
+    defense.to(train_set.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     key = model_key(defense, spec, train_set, model_seed)
     cache = Checkpoints(cache_dir() / "models")
     log = cache.load(key, defense)

@@ -136,9 +136,7 @@ class RunSpec:
             AttackSpec(
                 **{
                     **attack,
-                    "threat": ThreatModel(
-                        attack["threat"]["norm"], tuple(attack["threat"]["eps"])
-                    ),
+                    "threat": ThreatModel(attack["threat"]["norm"], tuple(attack["threat"]["eps"])),
                 }
             )
             for attack in raw.pop("attacks")
@@ -169,7 +167,9 @@ def derive_seed(*parts: object) -> int:
 def preset_names() -> list[str]:
     """Return the names of the presets that ship with the package."""
     folder = files("benchmark") / "presets"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def read_preset(name: str) -> dict[str, Any]:

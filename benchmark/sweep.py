@@ -244,9 +244,7 @@ class _Search:
         """Return images within the box and the ball, noting those that were not."""
         x_adv = x_adv.detach()
         if x_adv.shape != x.shape:
-            raise ValueError(
-                f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}"
-            )
+            raise ValueError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
         broken = ~torch.isfinite(x_adv).flatten(1).all(1)
         if broken.any():
             self._note("not a number, taken as the clean image", broken, broken.double())
@@ -260,9 +258,7 @@ class _Search:
         excess = distance(x_adv, x, norm) - eps
         left = excess > _slack(eps)
         self._note("left the ball, projected", left, excess)
-        return torch.where(
-            left.view(-1, *[1] * (x.dim() - 1)), project(x_adv, x, eps, norm), x_adv
-        )
+        return torch.where(left.view(-1, *[1] * (x.dim() - 1)), project(x_adv, x, eps, norm), x_adv)
 
     def _note(self, what: str, which: Tensor, by: Tensor) -> None:
         if which.any():
@@ -276,8 +272,7 @@ class _Search:
         ]
         if self.inside:
             lines.append(
-                "the defense clamps its input: gradients were taken"
-                f" {self.inside:g} inside the box"
+                f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
             )
         self.notes.clear()
         return "; ".join(lines)

@@ -53,9 +53,7 @@ class AttackView(nn.Module):
 
     def batch(self, rows: int) -> "AttackView":
         """Return a view for another batch of ``rows`` images, its counts at zero."""
-        return AttackView(
-            self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside
-        )
+        return AttackView(self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside)
 
     def select(self, index: Tensor) -> "AttackView":
         """Return a view of the rows ``index`` (int64) whose queries count for those rows."""
@@ -132,9 +130,12 @@ class AttackView(nn.Module):
             logits = stand_in + (value - stand_in).detach()
         else:
             logits = self.defense(x)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self._count_backward(share))
-        return logits
+        counted: Tensor = logits
+        if counted.requires_grad:
+            counted.register_hook(  # type: ignore[no-untyped-call]
+                lambda _: self._count_backward(share)
+            )
+        return counted
 
     def _count_backward(self, share: float) -> None:
         self._backwards += share

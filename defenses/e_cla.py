@@ -8,9 +8,10 @@ from torch.optim import Adam
 
 from benchmark.datasets import DatasetInfo, ImageDataset
 from benchmark.defense import Defense
+from benchmark.layers import default_architecture
 from benchmark.progress import Progress
 from benchmark.training import TrainingLog, TrainingSettings, train
-from defenses.networks import code_classifier, default_architecture, encoder
+from defenses.networks import code_classifier, encoder
 
 DEFAULT = TrainingSettings()
 
