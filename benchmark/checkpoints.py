@@ -3,14 +3,17 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import platformdirs
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
@@ -85,17 +88,29 @@ class Checkpoints:
             state = load(weights.read_bytes())
             meta = json.loads(about.read_text("utf-8"))
             log = TrainingLog(**meta["log"])
-            defense.load_state_dict(state)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
+        # Checked first: load_state_dict fills what fits before it raises, and training again must
+        # start from the seeded weights.
+        if _shapes(state) != _shapes(defense.state_dict()):
+            return None
+        defense.load_state_dict(state)
         return log
 
     def save(self, key: str, defense: Defense, log: TrainingLog) -> None:
         """Keep a trained ``defense`` with its log, atomically: weights first, then the JSON."""
         weights, about = self._paths(key)
-        state = {name: t.detach().cpu().contiguous() for name, t in defense.state_dict().items()}
+        # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+        state = {
+            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, t in defense.state_dict().items()
+        }
         write_atomic(weights, save(state))
         write_json(about, {"key": key, "log": log.to_dict()})
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key[:32]}.safetensors", self.folder / f"{key[:32]}.json"
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (t.dtype, t.shape) for name, t in state.items()}

@@ -36,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UsageError as error:
         _say(f"error: {' '.join(str(error).split())}")
         sys.exit(WRONG_USAGE)
-    except KeyboardInterrupt:
-        _say("stopped; what was finished is kept, and the same command goes on from there")
-        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # Typer turns Ctrl-C into this
+            _say("stopped; what was finished is kept, and the same command goes on from there")
+        raise
 
 
 @app.callback(invoke_without_command=True)

@@ -14,7 +14,7 @@ class TrainingError(Exception):
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a misspelt ``name``, with the nearest known word and the whole list."""
-    known = sorted(known)
+    known = sorted(str(word) for word in known)
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")

@@ -1,4 +1,4 @@
-"""From what the user typed to a :class:`~benchmark.spec.RunSpec`: names checked, presets applied."""
+"""From what the user typed to a RunSpec: names checked, presets applied."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -16,9 +16,10 @@ from rich.progress import Progress as RichBar
 
 
 class Advance(Protocol):
-    """Moves the bar on by ``steps`` and, when given, replaces the status text behind it."""
+    """What moves a bar on."""
 
-    def __call__(self, steps: int = 1, status: str | None = None) -> None: ...
+    def __call__(self, steps: int = 1, status: str | None = None) -> None:
+        """Move on by ``steps`` and, when given, replace the status text behind the bar."""
 
 
 class Progress:
@@ -49,7 +50,11 @@ class ConsoleProgress(Progress):
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """Open a bar that disappears when its step ends."""
+        """Open a bar that disappears when its step ends; a log file gets the lines only."""
+        if not self.console.is_terminal:
+            with super().task(description, total) as advance:
+                yield advance
+            return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -62,8 +67,8 @@ class ConsoleProgress(Progress):
         with RichBar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(description, total=total, status="")
 
-            def advance(steps: int = 1, status: str | None = None) -> None:
+            def move(steps: int = 1, status: str | None = None) -> None:
                 fields = {} if status is None else {"status": status}
                 bar.update(task, advance=steps, **fields)  # type: ignore[arg-type]
 
-            yield advance
+            yield move

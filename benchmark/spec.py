@@ -166,10 +166,8 @@ def derive_seed(*parts: object) -> int:
 
 def preset_names() -> list[str]:
     """Return the names of the presets that ship with the package."""
-    folder = files("benchmark") / "presets"
-    return sorted(
-        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
-    )
+    names = [path.name for path in (files("benchmark") / "presets").iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -212,8 +210,8 @@ def resolve_attack(
     """Build the spec of attack ``name`` of ``library`` from a preset's settings.
 
     ``norm`` is the attack's own norm unless the preset says otherwise; ``eps`` replaces the
-    preset's grid. Under ``attack_settings.NAME.libraries.LIBRARY`` a preset may refine any setting for
-    one library, for example a smaller ``n`` for a slow one.
+    preset's grid. Under ``attack_settings.NAME.libraries.LIBRARY`` a preset may refine any setting
+    for one library, for example a smaller ``n`` for a slow one.
     """
     own = dict(settings.get("attack_settings", {}).get(name, {}))
     refinements = own.pop("libraries", {})

@@ -211,6 +211,8 @@ class _Search:
         self, standing: Tensor, eps: float, seed: int, advance: Advance
     ) -> Iterator[tuple[Tensor, _Images]]:
         """Attack the rows ``standing`` with budget ``eps`` (infinite: a minimal attack)."""
+        if len(standing) == 0:  # an empty batch is more than a plugin has to cope with
+            return
         device = self.data.device
         rng = generator(seed, device)
         with seeded(seed, device):  # for libraries and defenses that take no generator

@@ -48,7 +48,7 @@ class PGD(BudgetAttack):
     ) -> Tensor:
         """See :meth:`benchmark.attack.BudgetAttack.run`."""
         eps = per_sample(eps, x).flatten()
-        best = Best(x, early_stop=self.early_stop and not view.stochastic)
+        best = Best(x, early_stop=self.early_stop, stochastic=view.stochastic)
         for _ in range(self.restarts):
             standing = best.standing
             if len(standing) == 0:
@@ -96,11 +96,15 @@ class PGDL2(PGD):
 
 
 class Best:
-    """The best iterate per sample: one that fools the model, else the highest loss so far."""
+    """The best iterate per sample: one that fools the model, else the highest loss so far.
 
-    def __init__(self, x: Tensor, *, early_stop: bool) -> None:
+    Of a stochastic model only the loss counts: one lucky draw is no success.
+    """
+
+    def __init__(self, x: Tensor, *, early_stop: bool, stochastic: bool = False) -> None:
         self.x = x.clone()
-        self.early_stop = early_stop
+        self.early_stop = early_stop and not stochastic
+        self.stochastic = stochastic
         self._loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
@@ -116,6 +120,8 @@ class Best:
     ) -> Tensor:
         """Keep what improved among ``rows``; return the mask of those rows that go on."""
         fooled = logits.argmax(1) != y[rows]
+        if self.stochastic:
+            fooled = torch.zeros_like(fooled)
         was_fooled = self._fooled[rows]
         higher = loss > self._loss[rows]
         better = (fooled & ~was_fooled) | (higher & (fooled == was_fooled))
