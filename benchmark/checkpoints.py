@@ -31,14 +31,16 @@ def cache_dir() -> Path:
 def model_key(defense: Defense, spec: DefenseSpec, data: ImageDataset, seed: int) -> str:
     """Return the hash of everything that shaped a trained model.
 
-    That is the class and its source (with the sources of the modules it uses, from its own package
-    and from the harness), its options, the exact training images, the seed, the kind of device
-    and the version of torch.
+    That is the class and its source (with those of its base classes and of the modules they use,
+    from their own packages and from the harness), its options, the exact training images, the
+    seed, the kind of device and the version of torch.
     """
     cls = type(defense)
+    bases = [base for base in cls.__mro__ if issubclass(base, Defense)]
+    modules = dict.fromkeys(base.__module__ for base in bases)
     return digest(
         f"{cls.__module__}:{cls.__qualname__}",
-        source_digest(sys.modules[cls.__module__]),
+        *(source_digest(sys.modules[name]) for name in modules),
         json.dumps(spec.params, sort_keys=True, default=str),
         data.checksum,
         data.info,

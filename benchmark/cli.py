@@ -79,7 +79,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
 ) -> None:
     """Train the defenses, attack them over the eps sweep, write the tables and the report."""
-    budgets = _budgets(eps)
+    budgets = parse_eps(eps) if eps.strip() else None
     seed_list = _whole_numbers(seeds, "--seeds")
     if preset and preset not in preset_names():
         raise unknown_name("preset", preset, preset_names())
@@ -91,7 +91,6 @@ def run(
     device = choose_device(device)
     chosen = preset or ("paper" if device == "cuda" else "quick")
     why = "asked for" if preset else f"the default on {device}"
-    _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
     spec = plan(
         dataset=dataset,
         preset=chosen,
@@ -104,6 +103,9 @@ def run(
         n_test=n_test,
         seeds=seed_list,
     )
+    _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
+    if budgets and list(budgets) != [float(word) for word in eps.split(",")]:
+        _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
     _say(f"run folder: {out / spec.run_id}")
     result = run_spec(
         spec,
@@ -204,15 +206,6 @@ def _whole_numbers(text: str, option: str) -> list[int]:
         return [int(word) for word in _words(text)]
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no list of whole numbers such as 0,1,2") from None
-
-
-def _budgets(text: str) -> tuple[float, ...] | None:
-    if not text.strip():
-        return None
-    values = parse_eps(text)
-    if list(values) != [float(word) for word in text.split(",")]:
-        _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in values)}")
-    return values
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ from benchmark.spec import (
     AttackSpec,
     DefenseSpec,
     RunSpec,
+    check_count,
     preset_for,
     resolve_attack,
 )
@@ -50,6 +51,7 @@ def plan(
     DATASETS.check(dataset)
     settings = preset_for(preset, dataset)
     n_test = settings["n_test"] if n_test is None else n_test
+    check_count("--n-test", n_test)  # before the attacks, which take their n from it
     names = DEFENSES.names() if list(defenses) == ["all"] else list(dict.fromkeys(defenses))
     return RunSpec(
         dataset=dataset,

@@ -17,9 +17,9 @@ import torch
 
 from benchmark.checkpoints import Checkpoints, cache_dir, model_key
 from benchmark.codes import code_distance
-from benchmark.datasets import ImageDataset
+from benchmark.datasets import DatasetSource, ImageDataset
 from benchmark.defense import Defense
-from benchmark.errors import TrainingError
+from benchmark.errors import TrainingError, UsageError
 from benchmark.plan import load_attack, load_defense
 from benchmark.progress import Progress
 from benchmark.provenance import provenance
@@ -59,6 +59,10 @@ def run(
     if all(folder.is_final(*key) for key in _sweeps(spec)):
         return RunResult(folder.path, folder.cells, was_complete=True)
     source = DATASETS.load(spec.dataset)
+    if not isinstance(source, DatasetSource):
+        raise UsageError(
+            f"dataset {spec.dataset!r}: {source!r} is no benchmark.datasets.DatasetSource"
+        )
     train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
     test_set = source.load("test", n=spec.n_test, data_dir=data_dir, device=spec.device)
     about = provenance(spec, train_set, test_set, command)
@@ -220,7 +224,7 @@ def _measured(outcome: Outcome, n: int) -> dict[str, float]:
         "robust_accuracy": stands / n,
         "ci_low": low,
         "ci_high": high,
-        "median_distance": float(turned.median()) if len(turned) else math.nan,
+        "median_distance": float(turned.quantile(0.5)) if len(turned) else math.nan,
         "seconds": outcome.seconds,
     }
 
@@ -252,7 +256,10 @@ def trained(
     if log is None:
         with seeded(model_seed, train_set.device):
             log = defense.fit(train_set, seed=model_seed, progress=progress)
-        cache.save(key, defense, log)
+        try:
+            cache.save(key, defense, log)
+        except OSError as error:  # a full disk must not cost the trained model
+            progress.say(f"{spec.name}: not kept in {cache.folder} ({error.strerror})")
     defense.eval()
     return defense, ModelRecord(
         defense=spec.name,

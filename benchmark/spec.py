@@ -56,6 +56,12 @@ def check_eps(eps: float, norm: str) -> None:
         )
 
 
+def check_count(option: str, n: int) -> None:
+    """Raise a UsageError unless ``n`` images can be asked for with ``option``."""
+    if n < 1:
+        raise UsageError(f"{option} must be at least 1, got {n}")
+
+
 def parse_eps(text: str) -> tuple[float, ...]:
     """Parse ``"0,0.1,0.2"`` into ascending distinct budgets (checked later, by the norm)."""
     values = []
@@ -119,8 +125,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         for option, n in (("--n-train", self.n_train), ("--n-test", self.n_test)):
-            if n < 1:
-                raise UsageError(f"{option} must be at least 1, got {n}")
+            check_count(option, n)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"--seeds must be distinct whole numbers, got {list(self.seeds)}")
 

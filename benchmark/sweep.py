@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack
-from benchmark.attacks.pgd import cross_entropy
+from benchmark.attacks.pgd import margin
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.norms import distance, project
@@ -186,7 +186,7 @@ def _inside(defense: Defense, spec: AttackSpec, data: ImageDataset) -> float:
     """Return how far inside the box gradients must be taken: 0 unless the defense clamps."""
     few = data.head(min(8, len(data)))
     with attack_view(defense, len(few), eot=spec.eot, bpda=spec.bpda) as view:
-        return INSIDE if clamps_input(view, few.x(), few.labels, cross_entropy) else 0.0
+        return INSIDE if clamps_input(view, few.x(), few.labels, margin) else 0.0
 
 
 class _Search:

@@ -23,8 +23,8 @@ class OTClassifier(EncoderClassifier):
     """OT-CLA: E-CLA whose codes a discriminator pushes towards the prior N(0, I).
 
     ``lam`` is lambda. D learns with ``discriminator_lr`` times the training settings' ``lr`` and
-    its weights are clipped to [-``clip``, ``clip``] after each update (1-Wasserstein distance, as in
-    Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875). Q has one Adam for both of its
+    its weights are clipped to [-``clip``, ``clip``] after each update (1-Wasserstein distance, as
+    in Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875). Q has one Adam for both of its
     updates: with an optimiser of its own, the regulariser's step would not depend on lambda,
     because Adam divides a gradient's scale away.
     """

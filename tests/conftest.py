@@ -5,6 +5,18 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers and the commands they start share the cores: a thread each. Before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Batches of a few images gain nothing from threads and lose much on busy cores."""
+    import torch  # after OMP_NUM_THREADS
+
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -16,6 +16,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the best other logit minus the true one (N,): its gradient does not saturate."""
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+
 @dataclass(frozen=True, kw_only=True)
 class PGD(BudgetAttack):
     """Untargeted PGD on the cross-entropy, in l-inf (sign steps) or l2 (normalised steps).

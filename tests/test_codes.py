@@ -1,0 +1,67 @@
+"""The distance of codes from the prior."""
+
+import numpy as np
+import pytest
+
+from benchmark import codes as codes_module
+from benchmark.codes import code_distance, sliced_distance
+
+
+def prior(n=1000, k=4, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, k))
+
+
+@pytest.mark.parametrize("k", [1, 4, 16])
+def test_a_pure_shift_has_a_closed_form(k):
+    # W2 of a shift m along theta is |<m, theta>|, and E<m, theta>^2 = |m|^2 / k.
+    codes, shift = prior(200, k), np.full(k, 3 / np.sqrt(k))  # |m| = 3
+    assert sliced_distance(codes + shift, codes, seed=0) == pytest.approx(3 / np.sqrt(k), rel=0.1)
+    assert sliced_distance(codes, codes, seed=0) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_scaling_of_one_dimension_has_a_closed_form():
+    codes = prior(500, 1)
+    rms = float(np.sqrt(np.mean(codes**2)))
+    assert sliced_distance(2 * codes, codes, seed=0) == pytest.approx(rms, rel=1e-6)
+
+
+def test_the_prior_itself_lies_at_the_floor():
+    found = code_distance(prior(), seed=0)
+    assert found["n"] == 1000
+    assert 0 < found["floor"] < 0.1
+    assert found["value"] < 2 * found["floor"]
+
+
+def test_grows_with_the_shift():
+    values = [code_distance(prior(300) + m, seed=0)["value"] for m in (0, 0.5, 1, 2)]
+    assert values == sorted(values)
+    # Far from the prior the shift alone decides: |m| / sqrt(k) = 2.
+    assert values[-1] == pytest.approx(2, rel=0.1)
+
+
+def test_collapsed_codes_are_far():
+    assert code_distance(np.zeros((300, 4)), seed=0)["value"] == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("m", [0.0, 1.0])
+def test_the_interval_contains_the_value_and_shrinks_with_n(m):
+    small, large = (code_distance(prior(n) + m, seed=2) for n in (50, 1000))
+    for found in (small, large):
+        assert 0 <= found["ci_low"] <= found["value"] <= found["ci_high"]
+    assert large["ci_high"] - large["ci_low"] < small["ci_high"] - small["ci_low"]
+
+
+def test_hangs_on_codes_and_seed_alone():
+    codes, state = prior(100), np.random.get_state()[1].tolist()
+    assert code_distance(codes, seed=3) == code_distance(codes, seed=3)
+    assert code_distance(codes, seed=3) != code_distance(codes, seed=4)
+    assert np.random.get_state()[1].tolist() == state
+
+
+def test_the_bootstrap_resamples_the_same_distance(monkeypatch):
+    codes, target = prior(50, 3), prior(50, 3, seed=2)
+    monkeypatch.setattr(codes_module, "RESAMPLES", 5)
+    found = codes_module._standard_error(codes, target, 7, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    resampled = [sliced_distance(codes[rng.integers(50, size=50)], target, 7) for _ in range(5)]
+    assert found == pytest.approx(np.std(resampled, ddof=1))

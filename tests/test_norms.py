@@ -1,0 +1,187 @@
+"""Distances, projections, steps and random starts: closed forms, then properties."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import images
+
+from benchmark.norms import distance, per_sample, project, random_start, steepest_ascent
+
+NORMS = ("linf", "l2")
+few = settings(max_examples=40, deadline=None)
+norms = st.sampled_from(NORMS)
+seeds = st.integers(0, 2**31 - 1)
+budgets = st.floats(0, 2).map(lambda eps: 0.0 if eps < 1e-3 else eps)
+
+
+def wild(seed: int, n: int = 5) -> torch.Tensor:
+    """Points within and far outside the box."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 1, 3, 3, generator=rng) * 2
+
+
+def clean(seed: int, n: int = 5) -> torch.Tensor:
+    return images(n, (1, 3, 3), seed)
+
+
+def inside(x_adv, x, eps, norm):
+    return (distance(x_adv, x, norm) <= torch.as_tensor(eps).double() + 1e-6).all()
+
+
+# --- closed forms
+
+
+def test_distance_by_hand():
+    x = torch.zeros(2, 1, 1, 2)
+    x_adv = torch.tensor([[0.3, -0.4], [0.0, 0.0]]).view(2, 1, 1, 2)
+    assert distance(x_adv, x, "l2").tolist() == pytest.approx([0.5, 0], rel=1e-6)
+    assert distance(x_adv, x, "linf").tolist() == pytest.approx([0.4, 0], rel=1e-6)
+
+
+def test_distance_is_computed_in_float64():
+    x = torch.zeros(1, 1, 1, 3)
+    # In float32 the squares of 2**-80 underflow, and 2**-30 is lost beside 1.
+    assert distance(x + 2.0**-80, x, "l2").item() == pytest.approx(math.sqrt(3) * 2.0**-80)
+    x_adv = torch.tensor([1.0, 2.0**-15, 0]).view_as(x)
+    assert distance(x_adv, x, "l2").item() == math.sqrt(1 + 2.0**-30) > 1
+    assert distance(x_adv, x, "l2").dtype == distance(x_adv, x, "linf").dtype == torch.float64
+
+
+def test_l2_projection_scales_towards_the_image():
+    x = torch.full((1, 1, 1, 2), 0.5)
+    x_adv = torch.tensor([0.8, 0.9]).view(1, 1, 1, 2)  # 0.5 away
+    assert torch.allclose(
+        project(x_adv, x, 0.25, "l2").flatten(), torch.tensor([0.65, 0.7]), atol=1e-6
+    )
+
+
+def test_linf_projection_by_hand():
+    x = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
+    x_adv = torch.tensor([-0.4, 0.9, 1.5]).view(1, 1, 1, 3)
+    expected = torch.tensor([0.0, 0.6, 1.0])
+    assert torch.allclose(project(x_adv, x, 0.1, "linf").flatten(), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_eps_0_projects_onto_the_image(norm):
+    x = clean(0)
+    assert torch.equal(project(wild(1), x, 0.0, norm), x)
+    assert torch.equal(random_start(x, 0.0, norm, torch.Generator().manual_seed(0)), x)
+
+
+def test_per_sample_broadcasts_over_any_image():
+    x = torch.zeros(3, 2, 4, 5)
+    assert per_sample(0.1, x).shape == (3, 1, 1, 1)
+    assert per_sample(torch.tensor([0.1, 0.2, 0.3]), x)[2].item() == pytest.approx(0.3)
+
+
+# --- projections
+
+
+@few
+@given(norms, seeds, budgets)
+def test_projection_lies_in_ball_and_box(norm, seed, eps):
+    x = clean(seed)
+    once = project(wild(seed + 1), x, eps, norm)
+    assert inside(once, x, eps, norm)
+    assert once.min() >= 0
+    assert once.max() <= 1
+
+
+@few
+@given(norms, seeds, budgets)
+def test_projection_is_idempotent(norm, seed, eps):
+    x = clean(seed)
+    once = project(wild(seed + 1), x, eps, norm)
+    assert torch.allclose(project(once, x, eps, norm), once, rtol=0, atol=1e-6)
+
+
+@few
+@given(norms, seeds, st.floats(0.01, 2))
+def test_projection_leaves_alone_what_is_inside(norm, seed, eps):
+    x = clean(seed)
+    rng = torch.Generator().manual_seed(seed)
+    x_adv = x + (random_start(x, eps, norm, rng) - x) * 0.99
+    assert torch.allclose(project(x_adv, x, eps, norm), x_adv, rtol=0, atol=2e-7)
+
+
+@few
+@given(seeds, budgets)
+def test_linf_projection_is_the_nearest_point(seed, eps):
+    x, outside = clean(seed).double(), wild(seed + 1).double()
+    nearest = torch.maximum(torch.minimum(outside, (x + eps).clamp_max(1)), (x - eps).clamp_min(0))
+    assert torch.allclose(project(outside, x, eps, "linf"), nearest, rtol=0, atol=1e-12)
+
+
+@few
+@given(norms, seeds, st.lists(budgets, min_size=5, max_size=5))
+def test_eps_per_sample_equals_single_calls(norm, seed, eps):
+    x, outside = clean(seed), wild(seed + 1)
+    together = project(outside, x, torch.tensor(eps), norm)
+    for i, own in enumerate(eps):
+        alone = project(outside[i : i + 1], x[i : i + 1], own, norm)
+        assert torch.allclose(together[i : i + 1], alone, rtol=0, atol=1e-7)
+
+
+# --- random starts
+
+
+@few
+@given(norms, seeds, st.lists(budgets, min_size=5, max_size=5))
+def test_random_start_lies_in_ball_and_box(norm, seed, eps):
+    x, eps = clean(seed), torch.tensor(eps)
+    start = random_start(x, eps, norm, torch.Generator().manual_seed(seed))
+    assert inside(start, x, eps, norm)
+    assert start.min() >= 0
+    assert start.max() <= 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_start_is_uniform_in_the_ball(norm):
+    x = torch.full((4000, 1, 1, 2), 0.5)
+    start = random_start(x, 0.4, norm, torch.Generator().manual_seed(0))
+    # Half of the radius holds a quarter of a ball in two dimensions.
+    share = (distance(start, x, norm) < 0.2).double().mean().item()
+    assert share == pytest.approx(0.25, abs=0.035)  # five standard errors
+    assert (start - x).flatten(1).mean(0).abs().max() < 0.025
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_start_hangs_on_the_generator_alone(norm):
+    x = clean(0)
+    first, again, other = (
+        random_start(x, 0.3, norm, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# --- steps
+
+
+@few
+@given(seeds, st.sampled_from([1e-38, 1e-30, 1e-12, 1.0, 1e12, 1e30]))
+def test_l2_step_has_length_one_whatever_the_scale(seed, scale):
+    gradient = wild(seed) * scale
+    step = steepest_ascent(gradient, "l2")
+    assert torch.allclose(step.flatten(1).norm(dim=1), torch.ones(5), atol=1e-5)
+    cosine = (step.double() * gradient.double()).flatten(1).sum(1)
+    assert torch.allclose(cosine, gradient.double().flatten(1).norm(dim=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_linf_step_is_the_sign(scale):
+    gradient = torch.tensor([-2.0, 0.0, 3.0]).view(1, 1, 1, 3) * scale
+    assert steepest_ascent(gradient, "linf").flatten().tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_gradient_no_step(norm):
+    gradient = torch.zeros(2, 1, 3, 3)
+    gradient[1, 0, 1, 1] = 1e-30
+    step = steepest_ascent(gradient, norm)
+    assert torch.equal(step[0], torch.zeros(1, 3, 3))
+    assert step[1].norm().item() == pytest.approx(1)

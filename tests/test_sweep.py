@@ -1,0 +1,293 @@
+"""The eps sweep: the harness judges, whatever an attack returns."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import Function, Linear, Nearest, Noisy, Scripted, dataset, images, pixels
+
+from benchmark.attacks.pgd import PGD, PGDL2
+from benchmark.progress import Progress
+from benchmark.seeding import generator
+from benchmark.spec import AttackSpec, ThreatModel, derive_seed
+from benchmark.sweep import sweep
+
+
+def outcomes(defense, attack, data, eps, **options):
+    spec = AttackSpec("toy", ThreatModel(attack.norm, tuple(eps)), len(data), **options)
+    return list(
+        sweep(
+            defense,
+            attack,
+            spec,
+            data,
+            seed_at=lambda eps: derive_seed("test", eps),
+            progress=Progress(),
+        )
+    )
+
+
+# Label 1 from 0.5 on: 0.2, 0.3, 0.4 are label 0 and right, 0.6 is wrong.
+STEP = Linear(torch.ones(1), -0.5)
+DATA = dataset(pixels(0.2, 0.3, 0.4, 0.6), torch.zeros(4).long())
+
+
+def up(view, x, y, eps):
+    """The best attack on STEP; one forward."""
+    view.logits(x)
+    return (x + eps).clamp(0, 1)
+
+
+def accuracy(outcome):
+    return 1 - outcome.success.double().mean().item()
+
+
+# --- who is attacked, and what counts
+
+
+def test_outcomes_by_hand():
+    attack = Scripted(script=up)
+    zero, small, large = outcomes(STEP, attack, DATA, [0, 0.15, 0.25])
+    assert zero.pred_clean.tolist() == small.pred_clean.tolist() == [0, 0, 0, 1]
+    assert zero.correct.tolist() == [True, True, True, False]
+    assert zero.success.tolist() == [False, False, False, True]
+    assert small.success.tolist() == [False, False, True, True]
+    assert large.success.tolist() == [False, True, True, True]
+    assert [accuracy(o) for o in (zero, small, large)] == [0.75, 0.5, 0.25]
+    # The image kept from the smaller budget keeps its own distance.
+    assert large.distance.tolist() == pytest.approx([0.25, 0.25, 0.15, 0])
+    assert large.pred_adv.tolist() == [0, 1, 1, 1]
+
+
+def test_clean_errors_are_successes_at_distance_0_and_cost_nothing():
+    for outcome in outcomes(STEP, Scripted(script=up), DATA, [0, 0.1, 0.4]):
+        assert outcome.success[3]
+        assert outcome.distance[3] == 0
+        assert outcome.pred_adv[3] == outcome.pred_clean[3] == 1
+        assert outcome.n_forward[3] == outcome.n_backward[3] == 0
+
+
+def test_eps_0_asks_no_attack():
+    attack = Scripted(script=up)
+    (outcome,) = outcomes(STEP, attack, DATA, [0.0])
+    assert attack.calls == []
+    assert outcome.success.tolist() == [False, False, False, True]
+    assert outcome.n_forward.tolist() == [0] * 4
+
+
+def test_what_fell_is_not_attacked_again():
+    attack = Scripted(script=up)
+    found = outcomes(STEP, attack, DATA, [0.15, 0.25, 0.35, 0.4])
+    assert attack.calls == [(3, 0.15), (2, 0.25), (1, 0.35)]
+    assert [o.n_forward.tolist() for o in found] == [
+        [1, 1, 1, 0],
+        [1, 1, 0, 0],
+        [1, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert found[3].success.all()
+
+
+def test_all_wrong_and_all_right():
+    attack = Scripted(script=up)
+    (wrong,) = outcomes(STEP, attack, dataset(pixels(0.7, 0.8), torch.zeros(2).long()), [0.1])
+    assert wrong.success.all()
+    assert attack.calls == []
+    (right,) = outcomes(STEP, attack, dataset(pixels(0.0), torch.zeros(1).long()), [0.1])
+    assert not right.success.any()
+    assert len(right.success) == 1
+
+
+def test_every_tensor_has_n_rows_of_its_type():
+    for outcome in outcomes(STEP, Scripted(script=up), DATA, [0, 0.15]):
+        for name in ("pred_clean", "pred_adv", "n_forward", "n_backward"):
+            assert getattr(outcome, name).shape == (4,)
+            assert getattr(outcome, name).dtype == torch.int64
+        assert outcome.success.dtype == outcome.correct.dtype == torch.bool
+        assert outcome.distance.dtype == torch.float64
+        assert outcome.notes == ""
+        assert outcome.seconds >= 0
+
+
+# --- attacks that break the rules
+
+
+def test_leaving_the_ball_is_noted_and_projected():
+    attack = Scripted(script=lambda view, x, y, eps: x + 0.35)
+    (outcome,) = outcomes(STEP, attack, DATA, [0.15])
+    assert outcome.notes == "3 images left the ball, projected (by up to 0.2)"
+    assert outcome.distance[:3].tolist() == pytest.approx([0.15] * 3, rel=1e-5)
+    assert outcome.success.tolist() == [False, False, True, True]
+
+
+def test_leaving_the_box_is_noted_and_projected():
+    attack = Scripted(script=lambda view, x, y, eps: x - 0.35)
+    (outcome,) = outcomes(STEP, attack, DATA, [0.35])
+    assert outcome.notes == "2 images left the box, projected (by up to 0.15)"
+    assert outcome.distance[:3].tolist() == pytest.approx([0.2, 0.3, 0.35], abs=0.002)
+
+
+def test_rounding_alone_is_no_violation():
+    attack = Scripted(script=lambda view, x, y, eps: x + eps * (1 + 5e-6))
+    (outcome,) = outcomes(STEP, attack, DATA, [0.15])
+    assert outcome.notes == ""
+    assert outcome.success.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_no_number_is_noted_and_taken_as_the_clean_image(broken):
+    def script(view, x, y, eps):
+        x_adv = x + eps
+        x_adv[1] = broken
+        return x_adv
+
+    (outcome,) = outcomes(STEP, Scripted(script=script), DATA, [0.35])
+    assert outcome.notes.startswith("1 images not a number, taken as the clean image")
+    assert outcome.success.tolist() == [True, False, True, True]
+    assert outcome.distance[1] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x[:2], lambda x: x.flatten(1), lambda x: x.expand(-1, 3, -1, -1)]
+)
+def test_a_wrong_shape_raises(wrong):
+    attack = Scripted(script=lambda view, x, y, eps: wrong(x))
+    with pytest.raises(ValueError, match="the attack returned shape"):
+        outcomes(STEP, attack, DATA, [0.1])
+
+
+def test_an_attack_cannot_declare_success():
+    # What is left in the box and fools nobody is no success, whatever the attack believes.
+    (outcome,) = outcomes(STEP, Scripted(script=lambda view, x, y, eps: x), DATA, [0.4])
+    assert outcome.success.tolist() == [False, False, False, True]
+
+
+def test_an_attack_that_raises_passes_through_and_leaves_the_model_usable():
+    def script(view, x, y, eps):
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        outcomes(STEP, Scripted(script=script), DATA, [0.1])
+    assert all(p.requires_grad for p in STEP.parameters())
+
+
+# --- monotone
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([PGD(steps=3), PGDL2(steps=3), PGD(steps=1, early_stop=False)]),
+    st.lists(st.floats(0, 1), min_size=2, max_size=4, unique=True).map(sorted),
+)
+def test_accuracy_never_rises_with_eps(seed, attack, eps):
+    rng = generator(seed)
+    model = Linear(torch.randn(4, generator=rng), float(torch.randn((), generator=rng)))
+    data = dataset(images(16, (1, 2, 2), seed), torch.randint(2, (16,), generator=rng))
+    found = outcomes(model, attack, data, eps)
+    for before, after in pairwise(found):
+        assert (after.success | ~before.success).all()
+    for outcome in found:
+        assert (outcome.distance <= outcome.eps + 1e-6).all()
+        assert (outcome.success == (outcome.pred_adv != data.labels)).all()
+
+
+# --- minimal-distortion attacks
+
+
+def test_a_minimal_attack_runs_once_and_is_judged_at_every_eps():
+    attack = Nearest(norm="linf")
+    found = outcomes(STEP, attack, DATA, [0, 0.15, 0.25, 0.5])
+    assert attack.calls == [3]  # the clean error is not attacked
+    assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
+    assert [o.n_forward.tolist() for o in found] == [[1, 1, 1, 0], [0] * 4, [0] * 4, [0] * 4]
+    assert [o.n_backward.sum().item() for o in found] == [3, 0, 0, 0]
+    for outcome in found:
+        # The distances are the images' own, from inside the ball or outside.
+        assert outcome.distance.tolist() == pytest.approx([0.3, 0.2, 0.1, 0], abs=0.005)
+        assert outcome.notes == ""
+
+
+def test_a_minimal_attack_that_finds_nothing_is_no_success_at_any_eps():
+    class Nothing(Nearest):
+        def run(self, view, x, y, *, generator):
+            return x
+
+    found = outcomes(STEP, Nothing(), DATA, [0, 5.0])
+    assert found[1].success.tolist() == [False, False, False, True]
+
+
+# --- stochastic defenses
+
+
+def test_a_stochastic_defense_is_attacked_from_scratch_at_every_eps():
+    model = Noisy(torch.ones(1), [0.0], -0.5)
+    attack = Scripted(script=up)
+    found = outcomes(model, attack, DATA, [0, 0.15, 0.25, 0.4])
+    assert attack.calls == [(3, 0.15), (3, 0.25), (3, 0.4)]
+    assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
+    assert all(o.n_forward.tolist() == [1, 1, 1, 0] for o in found[1:])
+
+
+def test_lucky_draws_are_not_collected():
+    # Attacks that succeed at the first budget only: a deterministic defense has fallen for good,
+    # a stochastic one has not.
+    def script(view, x, y, eps):
+        return x + eps if eps < 0.35 else x
+
+    for model, accuracies in (
+        (STEP, [0, 0]),
+        (Noisy(torch.ones(1), [0.0], -0.5), [0, 1]),
+    ):
+        data = dataset(pixels(0.2), torch.tensor([0]))
+        found = outcomes(model, Scripted(script=script), data, [0.34, 0.36])
+        assert [accuracy(o) for o in found] == accuracies
+
+
+def test_eot_and_bpda_reach_the_view():
+    seen = []
+
+    def script(view, x, y, eps):
+        seen.append((view.eot, view.bpda, view.rows))
+        return x
+
+    outcomes(STEP, Scripted(script=script), DATA, [0.1], eot=3, bpda=True)
+    assert seen == [(3, True, 3)]
+
+
+# --- reproducibility
+
+
+def test_same_seed_same_outcome_and_global_random_state_untouched():
+    model = Linear(torch.tensor([1.0, -1.0, 0.5, -0.5]), 0.1)
+    data = dataset(images(20, (1, 2, 2)), torch.arange(20) % 2)
+    state = torch.get_rng_state()
+    first, again = (outcomes(model, PGD(steps=2), data, [0.05, 0.1]) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.distance, other.distance)
+        assert torch.equal(one.n_forward, other.n_forward)
+
+
+def test_batches_do_not_mix_up_the_rows(monkeypatch):
+    monkeypatch.setattr("benchmark.sweep.BATCH_SIZE", 3)
+    values = [0.1 + 0.01 * i for i in range(8)]
+    attack = Scripted(script=lambda view, x, y, eps: x + x)  # moves by the pixel's own value
+    (outcome,) = outcomes(STEP, attack, dataset(pixels(*values), torch.zeros(8).long()), [0.4])
+    assert [n for n, _ in attack.calls] == [3, 3, 2]
+    assert outcome.distance.tolist() == pytest.approx(values, abs=0.003)
+
+
+def test_a_clamping_defense_is_noted_and_differentiated_inside():
+    def logits(x):
+        held = 1 - torch.relu(1 - torch.relu(x))
+        value = 10 * (held.flatten(1).mean(1) - 0.25)
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+    data = dataset(torch.zeros(4, 1, 2, 2), torch.zeros(4).long())
+    (outcome,) = outcomes(Function(logits), PGD(steps=4, random_start=False), data, [0.3])
+    assert "the defense clamps its input: gradients were taken 1e-06 inside" in outcome.notes
+    assert outcome.success.all()  # without that the gradient is 0 and no step is made
