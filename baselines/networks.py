@@ -6,16 +6,18 @@ from benchmark.datasets import DatasetInfo
 from benchmark.layers import Normalize, default_architecture, scaled, trunk
 
 
-def plain_classifier(info: DatasetInfo, width: float = 1.0) -> nn.Sequential:
+def plain_classifier(
+    info: DatasetInfo, width: float = 1.0, architecture: str | None = None
+) -> nn.Sequential:
     """Return the network without any defense: images (N, C, H, W) to logits (N, K).
 
     Grey 28x28 images have the authors' small CNN. The paper leaves the others open: they have the
-    trunk of the OT-Classifier's encoder under a linear head, so that what a defense adds is all
-    that differs. ``width`` scales every layer's channels.
+    trunk of the OT-Classifier's encoder (``architecture`` names another) under a linear head, so
+    that what a defense adds is all that differs. ``width`` scales every layer's channels.
     """
-    if info.shape == (1, 28, 28):
+    if architecture is None and info.shape == (1, 28, 28):
         return _small_cnn(info.n_classes, width)
-    convolutions, features = trunk(info, default_architecture(info), width)
+    convolutions, features = trunk(info, architecture or default_architecture(info), width)
     return nn.Sequential(convolutions, nn.Linear(features, info.n_classes))
 
 

@@ -18,14 +18,19 @@ DEFAULT = TrainingSettings()
 
 
 class Undefended(Defense):
-    """The plain classifier; ``width`` scales its channels."""
+    """The plain classifier; ``width`` scales its channels, ``architecture`` names its trunk."""
 
     def __init__(
-        self, info: DatasetInfo, *, training: TrainingSettings = DEFAULT, width: float = 1.0
+        self,
+        info: DatasetInfo,
+        *,
+        training: TrainingSettings = DEFAULT,
+        width: float = 1.0,
+        architecture: str | None = None,
     ) -> None:
         super().__init__(info)
         self.settings = training
-        self.network = plain_classifier(info, width)
+        self.network = plain_classifier(info, width, architecture)
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`benchmark.defense.Defense.forward`."""

@@ -12,7 +12,7 @@ VGG = {"vgg16": "D", "vgg19": "E"}
 STRIDED = {"conv4": (128, 256, 512, 1024), "conv6": (128, 256, 512, 1024, 2048, 2048)}
 """Channels of the stride-2 trunks in the OT-Classifier's published scripts."""
 
-STRIDED_SIZE = {"conv4": 28, "conv6": 96}
+STRIDED_SIZES = {"conv4": (28,), "conv6": (64, 96)}
 """Pixels a side that a stride-2 trunk brings down to one."""
 
 ARCHITECTURES = (*STRIDED, *VGG)
@@ -29,10 +29,8 @@ def default_architecture(info: DatasetInfo) -> str:
     conv4 (MNIST), vgg16 (CIFAR10), conv6 (STL10), vgg19 (other colour images; the paper does not
     say what Tiny ImageNet had, but a VGG-19 was published for larger colour images).
     """
-    for name, size in STRIDED_SIZE.items():
-        if info.shape[1:] == (size, size):
-            return name
-    return "vgg16" if info.shape[2] <= 32 else "vgg19"
+    by_size = {(28, 28): "conv4", (96, 96): "conv6"}
+    return by_size.get(info.shape[1:], "vgg16" if info.shape[2] <= 32 else "vgg19")
 
 
 class Normalize(nn.Module):
@@ -56,13 +54,13 @@ def trunk(info: DatasetInfo, architecture: str, width: float) -> tuple[nn.Sequen
         if channels != 3:
             raise UsageError(f"{architecture} takes colour images; those of {info.name} are grey")
         return _vgg(architecture, width)
-    size = STRIDED_SIZE[architecture]
-    if (height, width_px) != (size, size):
+    sizes = STRIDED_SIZES[architecture]
+    if height != width_px or height not in sizes:
         raise UsageError(
-            f"{architecture} takes images of {size}x{size} pixels; those of {info.name} have"
-            f" {height}x{width_px}: use vgg16 or vgg19"
+            f"{architecture} takes square images of {' or '.join(map(str, sizes))} pixels a side;"
+            f" those of {info.name} have {height}x{width_px}"
         )
-    return _strided(channels, architecture, width)
+    return _strided(channels, height, architecture, width)
 
 
 def _vgg(architecture: str, width: float) -> tuple[nn.Sequential, int]:
@@ -76,15 +74,18 @@ def _vgg(architecture: str, width: float) -> tuple[nn.Sequential, int]:
     return pooled, scaled(512, width)
 
 
-def _strided(channels: int, architecture: str, width: float) -> tuple[nn.Sequential, int]:
-    """Stride-2 4x4 convolutions down to one pixel; conv6 closes with a 3x3 one.
+def _strided(
+    channels: int, size: int, architecture: str, width: float
+) -> tuple[nn.Sequential, int]:
+    """Stride-2 4x4 convolutions down to one pixel, with batch norm from the second on.
 
-    Batch norm from the second convolution on.
+    conv6 closes with a 3x3 one on the three pixels that are left of 96, as published; the two
+    that are left of 64 take another 4x4.
     """
     layers: list[nn.Module] = [Normalize()]
     for index, full in enumerate(STRIDED[architecture]):
         features = scaled(full, width)
-        kernel, padding = (3, 0) if index == 5 else (4, 1)
+        kernel, padding = (3, 0) if index == 5 and size == 96 else (4, 1)
         layers.append(nn.Conv2d(channels, features, kernel, stride=2, padding=padding))
         if index > 0:
             layers.append(nn.BatchNorm2d(features))

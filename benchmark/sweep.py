@@ -244,12 +244,12 @@ class _Search:
 
     def _admit(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """Return images within the box and the ball, noting those that were not."""
-        x_adv = x_adv.detach()
+        x_adv = x_adv.detach().to(x)  # a library may compute in float64, or on the CPU
         if x_adv.shape != x.shape:
             raise ValueError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
         broken = ~torch.isfinite(x_adv).flatten(1).all(1)
         if broken.any():
-            self._note("not a number, taken as the clean image", broken, broken.double())
+            self._note("not a number, taken as the clean image", broken)
             x_adv = torch.where(broken.view(-1, *[1] * (x.dim() - 1)), x, x_adv)
         outside = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
         self._note("left the box, projected", outside > 0, outside)
@@ -262,15 +262,17 @@ class _Search:
         self._note("left the ball, projected", left, excess)
         return torch.where(left.view(-1, *[1] * (x.dim() - 1)), project(x_adv, x, eps, norm), x_adv)
 
-    def _note(self, what: str, which: Tensor, by: Tensor) -> None:
+    def _note(self, what: str, which: Tensor, by: Tensor | None = None) -> None:
         if which.any():
             count, largest = self.notes.get(what, (0, 0.0))
-            self.notes[what] = (count + int(which.sum()), max(largest, float(by[which].max())))
+            most = 0.0 if by is None else float(by[which].max())
+            self.notes[what] = (count + int(which.sum()), max(largest, most))
 
     def take_notes(self) -> str:
         """Return what was noticed since the last call, as one line."""
         lines = [
-            f"{count} images {what} (by up to {by:.2g})" for what, (count, by) in self.notes.items()
+            f"images {what}: {count}" + (f" (by up to {by:.2g})" if by else "")
+            for what, (count, by) in self.notes.items()
         ]
         if self.inside:
             lines.append(

@@ -183,7 +183,7 @@ def test_architectures_that_do_not_fit_are_refused():
         EncoderClassifier(MNIST.info, architecture="conv5", width=0.1)
     with pytest.raises(UsageError, match="vgg16 takes colour images"):
         EncoderClassifier(MNIST.info, architecture="vgg16", width=0.1)
-    with pytest.raises(UsageError, match="conv6 takes images of 96x96 pixels"):
+    with pytest.raises(UsageError, match="conv6 takes square images of 64 or 96 pixels"):
         EncoderClassifier(CIFAR10.info, architecture="conv6", width=0.1)
 
 

@@ -118,7 +118,7 @@ def test_every_tensor_has_n_rows_of_its_type():
 def test_leaving_the_ball_is_noted_and_projected():
     attack = Scripted(script=lambda view, x, y, eps: x + 0.35)
     (outcome,) = outcomes(STEP, attack, DATA, [0.15])
-    assert outcome.notes == "3 images left the ball, projected (by up to 0.2)"
+    assert outcome.notes == "images left the ball, projected: 3 (by up to 0.2)"
     assert outcome.distance[:3].tolist() == pytest.approx([0.15] * 3, rel=1e-5)
     assert outcome.success.tolist() == [False, False, True, True]
 
@@ -126,7 +126,7 @@ def test_leaving_the_ball_is_noted_and_projected():
 def test_leaving_the_box_is_noted_and_projected():
     attack = Scripted(script=lambda view, x, y, eps: x - 0.35)
     (outcome,) = outcomes(STEP, attack, DATA, [0.35])
-    assert outcome.notes == "2 images left the box, projected (by up to 0.15)"
+    assert outcome.notes == "images left the box, projected: 2 (by up to 0.15)"
     assert outcome.distance[:3].tolist() == pytest.approx([0.2, 0.3, 0.35], abs=0.002)
 
 
@@ -145,7 +145,7 @@ def test_no_number_is_noted_and_taken_as_the_clean_image(broken):
         return x_adv
 
     (outcome,) = outcomes(STEP, Scripted(script=script), DATA, [0.35])
-    assert outcome.notes.startswith("1 images not a number, taken as the clean image")
+    assert outcome.notes == "images not a number, taken as the clean image: 1"
     assert outcome.success.tolist() == [True, False, True, True]
     assert outcome.distance[1] == 0
 

@@ -1,0 +1,49 @@
+# make demo: a first run, to a report. make test: the tests. Both make their own environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+BIN := $(VENV)/bin
+METADATA := setup.cfg pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   train and attack every defense on the digits that come with scikit-learn"
+	@echo "make test   run the tests on two cores"
+	@echo "make lint   check style, types and the directions of imports"
+	@echo "make clean  remove the environment, caches and what building left (not $(RUNS)/)"
+	@echo "PYTHON=python3.12 make ... picks the interpreter (3.11 to 3.13)"
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m benchmark run --dataset digits --preset smoke --defenses all --out $(RUNS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Installed once, and again when the metadata change.
+$(VENV)/.installed: $(METADATA) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(METADATA) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.11 to 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache
+	find benchmark defenses baselines reports tests -name __pycache__ -prune -exec rm -rf {} +
