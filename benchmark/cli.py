@@ -162,12 +162,10 @@ def list_names(
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return
     for kind, entries in found.items():
-        table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
-        table.add_column("name")
-        table.add_column("from" if kind != "presets" else "for")
+        table = Table("name", "from" if kind != "presets" else "for", box=None, pad_edge=False)
         for name, about in entries.items():
             table.add_row(name, about)
-        Console(highlight=False, markup=False).print(table)
+        _print_table(kind, table)
 
 
 def _listing(kind: Kind) -> dict[str, str]:
@@ -186,15 +184,21 @@ def _print_accuracies(cells: Any) -> None:
         budgets = sorted(group["eps"].unique())
         step = max(1, -(-(len(budgets) - 1) // 5))
         shown = [*budgets[:-1:step], budgets[-1]]
-        table = Table(title=f"accuracy under {attack} ({library}, {norm})", title_justify="left")
-        table.add_column("defense")
+        table = Table("defense")
         for eps in shown:
             table.add_column(f"{eps:g}", justify="right")
         for defense, rows in group.groupby("defense", sort=False):
             by_eps = rows.groupby("eps")["robust_accuracy"].mean()
             values = [by_eps.get(eps, float("nan")) for eps in shown]
             table.add_row(str(defense), *("-" if v != v else f"{v:.3f}" for v in values))
-        Console(highlight=False, markup=False).print(table)
+        _print_table(f"accuracy under {attack} ({library}, {norm})", table)
+
+
+def _print_table(title: str, table: Table) -> None:
+    """Print a table under its title, which Rich's own would wrap to the table's width."""
+    console = Console(highlight=False, markup=False)
+    console.print(title, soft_wrap=True)
+    console.print(table)
 
 
 def _words(text: str) -> list[str]:

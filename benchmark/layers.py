@@ -1,7 +1,6 @@
 """Building blocks that several defenses share: the convolutional trunks, and their widths."""
 
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from benchmark.datasets import DatasetInfo
 from benchmark.errors import UsageError, unknown_name
@@ -65,6 +64,9 @@ def trunk(info: DatasetInfo, architecture: str, width: float) -> tuple[nn.Sequen
 
 def _vgg(architecture: str, width: float) -> tuple[nn.Sequential, int]:
     """VGG's convolutions with batch norm, average-pooled (https://arxiv.org/abs/1409.1556)."""
+    # Here, because it costs a second to import, and the grey datasets need none of it.
+    from torchvision.models.vgg import cfgs, make_layers
+
     layers: list[int | str] = [
         layer if isinstance(layer, str) else scaled(layer, width)
         for layer in cfgs[VGG[architecture]]

@@ -25,8 +25,8 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     """Write the report on ``run_dirs`` and return the path of its page.
 
     ``out`` is a folder, or a file that ends in ``.html``. Without it one run's report goes to
-    ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` beside
-    the first. A folder that is no run, or is damaged, raises a ResultsError.
+    ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` within
+    the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged, raises a ResultsError.
     """
     distinct = list({path.resolve(): path for path in run_dirs}.values())
     if not distinct:
@@ -36,7 +36,7 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
         out = runs[0].path / "report"
     elif out is None:
         name = digest(*(path.resolve().name for path in distinct))[:10]
-        out = distinct[0].resolve().parent / f"report-{name}"
+        out = distinct[0] / f"report-{name}"
     page = out if out.suffix.lower() == ".html" else out / "report.html"
     html, files = render(runs)
     try:

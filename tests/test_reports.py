@@ -150,7 +150,7 @@ def test_equal_tables_give_equal_bytes(report, tmp_path):
 def test_several_runs_share_a_page(report, tmp_path):
     one = fake_run(tmp_path, fake_spec(("madry", "undefended"), seeds=(0,)))
     path = write_report([report.run_dir, one, one])
-    assert path.parent.parent == report.run_dir.parent
+    assert path.parent.parent == report.run_dir
     assert path.parent.name.startswith("report-")
     page = Page(path.read_text("utf-8"))
     assert len(page.all("section")) == 2
