@@ -26,7 +26,8 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
 
     ``out`` is a folder, or a file that ends in ``.html``. Without it one run's report goes to
     ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` within
-    the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged, raises a ResultsError.
+    the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged,
+    raises a ResultsError.
     """
     distinct = list({path.resolve(): path for path in run_dirs}.values())
     if not distinct:
