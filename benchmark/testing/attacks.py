@@ -1,0 +1,162 @@
+"""The rules of an attack."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.attack import Attack, BudgetAttack, MinimalAttack
+from benchmark.defense import Defense
+from benchmark.judge import TOLERANCE
+from benchmark.losses import cross_entropy
+from benchmark.norms import Eps, distance
+from benchmark.seeding import generator, seeded
+from benchmark.spec import NORMS
+from benchmark.splits import DatasetInfo
+from benchmark.testing.common import (
+    GREY,
+    N,
+    Words,
+    changed_tensors,
+    kind,
+    require,
+    snapshot,
+)
+from benchmark.view import attack_view
+
+BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
+"""Budgets of the check; the largest suffices to turn every image of :class:`_Linear`."""
+
+
+class _Linear(Defense):
+    """Logits W x of fixed random W: closed-form distances, and images far from any boundary."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__(info)
+        pixels = int(np.prod(info.shape))
+        weight = torch.randn(info.n_classes, pixels, generator=generator(20))
+        self.weight = torch.nn.Parameter(weight / pixels**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5).flatten(1) @ self.weight.T
+
+
+def check_attack(attack: Attack) -> list[str]:
+    """Run ``attack`` on a linear model and check every rule of its family.
+
+    Returns the findings (none so far); AssertionError names a broken rule.
+    """
+    name = type(attack).__name__
+    if not isinstance(attack, BudgetAttack | MinimalAttack):
+        raise AssertionError(f"{name} must be a BudgetAttack or a MinimalAttack of benchmark")
+    require(attack.norm in NORMS, f"{name}: norm must be one of {NORMS}, got {attack.norm!r}")
+    case = _AttackCase(attack, name)
+    x, y = case.images, case.labels
+    if isinstance(attack, MinimalAttack):
+        largest: Eps = float("inf")
+        case.check("", x, y, largest)
+    else:
+        for eps in BUDGETS[attack.norm]:
+            case.check(f" at eps {eps:g}", x, y, eps)
+        largest = BUDGETS[attack.norm][-1]
+        case.check(" with eps per sample", x, y, torch.linspace(0, largest, len(x)))
+    case.check(" on a batch of one", x[:1], y[:1], largest)
+    case.check(" on images that the model gets wrong", x, (y + 1) % GREY.n_classes, largest)
+    case.check(" on black and white images", x.round(), y, largest)
+    case.check_reproducible(x, y, largest)
+    case.check_effect(x, y, largest)
+    return []
+
+
+class _AttackCase:
+    """An attack, the linear model it runs on, and the rules that hold for every call."""
+
+    def __init__(self, attack: BudgetAttack | MinimalAttack, name: str) -> None:
+        self.attack = attack
+        self.name = name
+        self.defense = _Linear(GREY).eval()
+        # Grey images: within the largest l-inf budget, the box does not bind.
+        self.images = 0.3 + 0.4 * torch.rand(N, *GREY.shape, generator=generator(21))
+        self.labels = self.defense.predict(self.images)
+
+    def run(self, x: Tensor, y: Tensor, eps: Eps) -> Tensor:
+        with seeded(22), attack_view(self.defense, len(x)) as view:
+            if isinstance(self.attack, BudgetAttack):
+                found = self.attack.run(view, x, y, eps=eps, generator=generator(23))
+            else:
+                found = self.attack.run(view, x, y, generator=generator(23))
+            modes = [module.training for module in self.defense.modules()]
+        require(not any(modes), f"{self.name} must leave the model in evaluation mode")
+        return found
+
+    def check(self, where: str, x: Tensor, y: Tensor, eps: Eps) -> None:
+        def what(rule: str) -> str:
+            return f"{self.name}{where}: {rule}"
+
+        clean, labels, kept = x.clone(), y.clone(), snapshot(self.defense)
+        found = self.run(x, y, eps)
+        require(torch.equal(x, clean), what("it must not modify the images it is given"))
+        require(torch.equal(y, labels), what("it must not modify the labels it is given"))
+        changed = changed_tensors(self.defense, kept)
+        require(not changed, what(f"it must leave the model's parameters alone; changed {changed}"))
+        require(
+            all(p.grad is None for p in self.defense.parameters()),
+            what("it must leave no gradient on the model's parameters"),
+        )
+        require(
+            isinstance(found, Tensor) and found.shape == x.shape,
+            what(f"it must return images of shape {tuple(x.shape)}, got {kind(found)}"),
+        )
+        require(found.dtype == x.dtype, what(f"it must return {x.dtype}, got {found.dtype}"))
+        found = found.detach()
+        require(bool(torch.isfinite(found).all()), what("it returned a pixel that is no number"))
+        require(
+            bool(((found >= 0) & (found <= 1)).all()),
+            what("it must stay in the box: pixels in [0, 1]"),
+        )
+        if isinstance(self.attack, BudgetAttack):
+            budget = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
+            far = distance(found, x, self.attack.norm)
+            slack = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(self.attack, x)
+            require(
+                bool((far <= budget + slack).all()),
+                what(
+                    f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
+                    " more than eps"
+                ),
+            )
+        self._check_no_worse(found, x, y, what)
+
+    def _check_no_worse(self, found: Tensor, x: Tensor, y: Tensor, what: Words) -> None:
+        with torch.no_grad():
+            before, after = self.defense(x), self.defense(found)
+        was_wrong, wrong = before.argmax(1) != y, after.argmax(1) != y
+        require(
+            bool((wrong | ~was_wrong).all()),
+            what("an image that the model got wrong is right after the attack"),
+        )
+        if isinstance(self.attack, BudgetAttack):
+            slack = 1e-4 + 1e-4 * cross_entropy(before, y)
+            higher = cross_entropy(after, y) >= cross_entropy(before, y) - slack
+            require(
+                bool((wrong | higher).all()),
+                what("it must return the best it saw; this is worse than the clean image"),
+            )
+
+    def check_reproducible(self, x: Tensor, y: Tensor, eps: Eps) -> None:
+        require(
+            torch.equal(self.run(x, y, eps), self.run(x, y, eps)),
+            f"{self.name}: the same generator and seed must give the same images",
+        )
+
+    def check_effect(self, x: Tensor, y: Tensor, eps: Eps) -> None:
+        turned = self.defense.predict(self.run(x, y, eps).detach()) != y
+        require(
+            bool(turned.any()),
+            f"{self.name}: it turned none of {len(x)} images of a linear model, for which every"
+            " image has an adversarial one within the budget",
+        )
+
+
+def _spread(attack: Attack, x: Tensor) -> float:
+    """How often float32's spacing may add up: once per pixel in l-inf, over all pixels in l2."""
+    return 1.0 if attack.norm == "linf" else float(x[0].numel()) ** 0.5

@@ -1,0 +1,108 @@
+"""What both halves of the conformance suite use: tiny data, rules, findings."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.seeding import generator, seeded
+from benchmark.splits import DatasetInfo
+from benchmark.training import TrainingSettings
+
+GREY = DatasetInfo("tiny-grey", (1, 28, 28), 10, tuple("0123456789"), augment=False)
+COLOUR = DatasetInfo("tiny-colour", (3, 32, 32), 10, tuple("0123456789"), augment=True)
+
+SHORT = TrainingSettings(epochs=1, batch_size=16, holdout=4, adversary_steps=2)
+"""Training of the check: the default of a defense that takes ``training``."""
+
+WIDTH = 0.1
+"""Width of the check: the default of a defense that takes ``width``."""
+
+N = 8
+"""Images of a check."""
+
+AMBIENT = 1_597_463_007
+"""Seed of the global random state that a check starts from: none that a plugin would use."""
+
+
+class ConformanceWarning(UserWarning):
+    """Something that a plugin may do, but that its author should know."""
+
+
+def tiny_dataset(info: DatasetInfo = GREY, n: int = 40, seed: int = 0) -> ImageDataset:
+    """Return ``n`` images of noise around a brightness per class: quick to make and to learn."""
+    rng = generator(seed)
+    labels = torch.arange(n) % info.n_classes
+    centre = (labels * 255 // max(1, info.n_classes - 1)).view(n, 1, 1, 1)
+    noise = torch.randint(-64, 65, (n, *info.shape), generator=rng)
+    images = (centre + noise).clamp(0, 255).to(torch.uint8)
+    return ImageDataset.from_tensors(
+        info, images, labels, torch.arange(n), source="embedded", n_available=n
+    )
+
+
+Words = Callable[[str], str]
+"""Puts the name of what is checked before a rule."""
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raise an AssertionError that names ``rule`` unless it ``holds``."""
+    # No assert statement: the rules must hold under python -O, too.
+    if not holds:
+        raise AssertionError(rule)
+
+
+def report(findings: Iterator[str]) -> list[str]:
+    """Return the findings, each raised as a ConformanceWarning too."""
+    found = list(findings)
+    for finding in found:
+        warnings.warn(finding, ConformanceWarning, stacklevel=3)
+    return found
+
+
+def kind(value: Any) -> str:
+    """Return in words what ``value`` is: a tensor by dtype and shape, else its type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def snapshot(defense: Defense) -> dict[str, Tensor]:
+    """Return a copy of a defense's whole state."""
+    return {name: tensor.clone() for name, tensor in defense.state_dict().items()}
+
+
+def changed_tensors(defense: Defense, before: dict[str, Tensor]) -> str:
+    """Return the names of the tensors that differ from ``before``, separated by commas."""
+    now = defense.state_dict()
+    differ = [
+        name for name in before if name not in now or not torch.equal(now[name], before[name])
+    ]
+    return ", ".join([*differ, *(name for name in now if name not in before)])
+
+
+@contextmanager
+def global_random_state(who: str) -> Iterator[None]:
+    """Fail if the block moves Python's, NumPy's or torch's global generator."""
+    states: dict[str, Callable[[], Any]] = {
+        "random": random.getstate,
+        "numpy.random": lambda: [repr(part) for part in np.random.get_state()],
+        "torch": lambda: torch.get_rng_state().tolist(),
+    }
+    # From a state of its own: a fit that seeds globally could find its seed already there.
+    with seeded(AMBIENT):
+        before = {name: state() for name, state in states.items()}
+        yield
+        for name, state in states.items():
+            require(
+                state() == before[name],
+                f"{who} changed the global random state of {name}; pass a torch.Generator,"
+                " or work inside benchmark.seeding.seeded",
+            )

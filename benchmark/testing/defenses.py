@@ -1,0 +1,274 @@
+"""The rules of a defense."""
+
+import inspect
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.checkpoints import Checkpoints
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.losses import cross_entropy, margin
+from benchmark.progress import Progress
+from benchmark.seeding import seeded
+from benchmark.splits import DatasetInfo
+from benchmark.testing.common import (
+    GREY,
+    SHORT,
+    WIDTH,
+    N,
+    Words,
+    changed_tensors,
+    global_random_state,
+    kind,
+    report,
+    require,
+    snapshot,
+    tiny_dataset,
+)
+from benchmark.training import TrainingLog
+from benchmark.view import attack_view, clamps_input
+
+
+def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options: Any) -> list[str]:
+    """Train ``cls(info, **options)`` briefly and check every rule of a defense.
+
+    ``info`` describes the images, by default :data:`GREY` (28x28); a defense for colour images
+    passes :data:`COLOUR`. Where the class takes ``training`` or ``width`` and ``options`` has
+    none, short and narrow ones are used. Returns the findings; AssertionError names a broken rule.
+    """
+    info = info or GREY
+    require(
+        isinstance(cls, type) and issubclass(cls, Defense),
+        f"{cls!r} is not a subclass of benchmark.Defense",
+    )
+    parameters = inspect.signature(cls).parameters
+    for name, value in (("training", SHORT), ("width", WIDTH)):
+        if name in parameters:
+            options.setdefault(name, value)
+
+    def build(seed: int) -> Defense:
+        # As the runner does: under a seed of its own, in channels-last memory.
+        with seeded(seed):
+            defense = cls(info, **options)
+        defense.to(memory_format=torch.channels_last)
+        return defense
+
+    def what(rule: str) -> str:
+        return f"{cls.__name__}: {rule}"
+
+    data = tiny_dataset(info)
+    defense = build(1)
+    _check_fit(defense, build(1), data, what)
+    defense.eval()
+    x = data.x(slice(N))
+    # Every kind of pixel: black, white, and what lies between.
+    x[0], x[1] = 0.0, 1.0
+    x[2:].mul_(0.9).add_(0.05)
+    logits = _check_logits(defense, x, info.n_classes, what)
+    _check_predict(defense, x, info.n_classes, what)
+    differentiable = _check_surrogate(defense, x, data.labels[:N], info.n_classes, what)
+    _check_embed(defense, x, what)
+    _check_checkpoint(defense, build(2), x, logits, what)
+    findings = _defense_findings(defense, x, data.labels[:N], differentiable, what)
+    return report(findings)
+
+
+def _check_fit(defense: Defense, twin: Defense, data: ImageDataset, what: Words) -> None:
+    trained = {name: p.requires_grad for name, p in defense.named_parameters()}
+    images = data.images.clone()
+    with global_random_state(what("fit")):
+        log = defense.fit(data, seed=3, progress=Progress())
+    require(isinstance(log, TrainingLog), what(f"fit must return a TrainingLog, got {kind(log)}"))
+    require(torch.equal(images, data.images), what("fit changed the training images"))
+    for name, tensor in defense.state_dict().items():
+        require(isinstance(tensor, Tensor), what(f"the state dict's {name} is not a tensor"))
+        finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        require(finite, what(f"after fit, {name} is not finite"))
+    after = {name: p.requires_grad for name, p in defense.named_parameters()}
+    changed = [name for name in trained if after.get(name) != trained[name]]
+    require(
+        not changed and len(after) == len(trained),
+        what(f"fit must leave requires_grad as it was; changed: {', '.join(changed) or 'names'}"),
+    )
+    # The second run starts from another global state: only `seed` may decide.
+    with seeded(17):
+        twin.fit(data, seed=3, progress=Progress())
+    again = twin.state_dict()
+    for name, tensor in defense.state_dict().items():
+        same = torch.allclose(tensor.double(), again[name].double(), rtol=1e-3, atol=1e-5)
+        require(
+            same, what(f"fit must depend on its seed alone; {name} differs between two trainings")
+        )
+
+
+def _check_logits(defense: Defense, x: Tensor, n_classes: int, what: Words) -> Tensor:
+    before, kept = x.clone(), snapshot(defense)
+    with torch.no_grad(), seeded(5):
+        logits: Tensor = defense(x)
+    require(torch.equal(x, before), what("forward must not modify its input"))
+    _check_scores(logits, len(x), n_classes, what, "forward")
+    require(
+        not any(m.training for m in defense.modules()),
+        what("forward must stay in evaluation mode"),
+    )
+    changed = changed_tensors(defense, kept)
+    require(not changed, what(f"forward in evaluation mode must not change {changed}"))
+    with torch.no_grad(), seeded(6):
+        again = defense(x)
+        alone = defense(x[2:3])
+    _check_scores(alone, 1, n_classes, what, "forward of one image")
+    with torch.no_grad(), seeded(5):
+        same = torch.equal(logits, defense(x))
+    require(
+        same or not defense.stochastic,
+        what("forward must draw its noise from torch's global generator, which the harness seeds"),
+    )
+    if not defense.stochastic:
+        require(
+            same and torch.equal(logits, again),
+            what("forward differs between two passes on the same images; set stochastic = True"),
+        )
+        require(
+            torch.allclose(alone, logits[2:3], rtol=1e-3, atol=1e-4),
+            what("an image's logits depend on the other images of its batch"),
+        )
+    return logits
+
+
+def _check_scores(logits: Any, n: int, n_classes: int, what: Words, source: str) -> None:
+    require(
+        isinstance(logits, Tensor) and logits.shape == (n, n_classes),
+        what(f"{source} must return logits of shape {(n, n_classes)}, got {kind(logits)}"),
+    )
+    require(
+        logits.dtype == torch.float32,
+        what(f"{source} must return float32, got {logits.dtype}"),
+    )
+    require(
+        bool(torch.isfinite(logits).all()),
+        what(f"{source} returned a logit that is not finite (for images in [0, 1])"),
+    )
+
+
+def _check_predict(defense: Defense, x: Tensor, n_classes: int, what: Words) -> None:
+    before = x.clone()
+    for images in (x, x[:1]):
+        with seeded(7):
+            labels = defense.predict(images)
+        require(
+            isinstance(labels, Tensor) and labels.shape == (len(images),),
+            what(f"predict must return labels of shape ({len(images)},), got {kind(labels)}"),
+        )
+        require(labels.dtype == torch.int64, what(f"predict must return int64, got {labels.dtype}"))
+        require(
+            bool(((labels >= 0) & (labels < n_classes)).all()),
+            what(f"predict must return labels from 0 to {n_classes - 1}"),
+        )
+    require(torch.equal(x, before), what("predict must not modify its input"))
+    if not defense.stochastic:
+        with seeded(8):
+            first = defense.predict(x)
+        with seeded(9):
+            second = defense.predict(x)
+        require(
+            torch.equal(first, second),
+            what("predict differs between two calls on the same images; set stochastic = True"),
+        )
+
+
+def _check_surrogate(defense: Defense, x: Tensor, y: Tensor, n_classes: int, what: Words) -> bool:
+    """Check the surrogate; tell whether forward, too, has a gradient to follow."""
+    probe = x[2:].clone().requires_grad_()
+    labels = y[2:]
+    with seeded(10):
+        logits = defense.surrogate(probe)
+    _check_scores(logits, len(probe), n_classes, what, "surrogate")
+    require(
+        logits.requires_grad,
+        what("surrogate must be differentiable; override it if forward is not"),
+    )
+    loss = cross_entropy(logits, labels).sum()
+    (gradient,) = torch.autograd.grad(loss, probe, allow_unused=True)
+    require(
+        gradient is not None,
+        what("surrogate must be differentiable with respect to the images"),
+    )
+    require(
+        bool(torch.isfinite(gradient).all()), what("surrogate has a gradient that is not finite")
+    )
+    require(
+        bool(gradient.any()),
+        what("surrogate has a gradient of zero everywhere: attacks would be blind; override it"),
+    )
+    with seeded(10):
+        logits = defense(probe)
+    if not logits.requires_grad:
+        return False
+    loss = cross_entropy(logits, labels).sum()
+    (gradient,) = torch.autograd.grad(loss, probe, allow_unused=True)
+    return gradient is not None and bool(gradient.any())
+
+
+def _check_embed(defense: Defense, x: Tensor, what: Words) -> None:
+    with torch.no_grad(), seeded(11):
+        codes = defense.embed(x)
+    if codes is None:
+        return
+    require(
+        isinstance(codes, Tensor) and codes.dim() == 2 and len(codes) == len(x),
+        what(f"embed must return None or codes of shape ({len(x)}, k), got {kind(codes)}"),
+    )
+    require(
+        codes.is_floating_point() and bool(torch.isfinite(codes).all()),
+        what("embed returned codes that are not finite numbers"),
+    )
+
+
+def _check_checkpoint(
+    defense: Defense, fresh: Defense, x: Tensor, logits: Tensor, what: Words
+) -> None:
+    """A cached model must come back whole: what fit learned has to be in the state dict."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Checkpoints(Path(folder))
+        try:
+            cache.save("conformance", defense, TrainingLog())
+            fresh.load_state_dict(defense.state_dict())
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise AssertionError(what(f"its state dict cannot be kept: {error}")) from error
+        require(
+            cache.load("conformance", fresh) is not None,
+            what("its state dict cannot be loaded into a new instance"),
+        )
+    fresh.eval()
+    with torch.no_grad(), seeded(5):
+        restored = fresh(x)
+    # The same seed as the first pass, so that a stochastic defense draws the same noise.
+    require(
+        torch.allclose(restored, logits, rtol=1e-4, atol=1e-5),
+        what(
+            "a new instance with the same state dict gives other logits: what fit learns must be"
+            " parameters or buffers"
+        ),
+    )
+
+
+def _defense_findings(
+    defense: Defense, x: Tensor, y: Tensor, differentiable: bool, what: Words
+) -> Iterator[str]:
+    with (
+        seeded(12),
+        attack_view(defense, len(x), bpda=not differentiable) as view,
+    ):
+        clamps = clamps_input(view, x, y, margin)
+    if clamps:
+        yield what(
+            "forward clamps its input, which hides the gradient of every black and white pixel;"
+            " the harness attacks it just inside the box"
+        )
+    if not differentiable:
+        yield what("forward has no gradient of its own: attack it with bpda = true")
