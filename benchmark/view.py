@@ -6,16 +6,14 @@ https://arxiv.org/abs/1707.07397), takes the value from ``forward`` and the grad
 ``surrogate`` (BPDA, https://arxiv.org/abs/1802.00420), and counts every query of every sample.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.defense import Defense
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps logits (N, K) and labels (N,) to a loss per sample (N,)."""
+from benchmark.losses import Loss
 
 INSIDE = 1e-6
 """How far inside [0, 1] a clamping defense is differentiated: far above float32's spacing at 1
@@ -33,6 +31,7 @@ class AttackView(nn.Module):
         self, defense: Defense, rows: int, *, eot: int = 1, bpda: bool = False, inside: float = 0.0
     ) -> None:
         super().__init__()
+        self.training = False
         self.defense = defense
         self.rows = rows
         self.eot = eot

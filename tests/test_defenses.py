@@ -8,9 +8,9 @@ from toys import images
 
 from baselines.madry import Madry
 from baselines.undefended import Undefended
-from benchmark.attacks.pgd import margin
 from benchmark.datasets import CIFAR10, DIGITS, FASHION_MNIST, MNIST, STL10, TINY_IMAGENET
 from benchmark.errors import UsageError
+from benchmark.losses import margin
 from benchmark.plan import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES

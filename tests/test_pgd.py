@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Function, Linear, Noisy, SmallCNN, images, pixels
 
-from benchmark.attacks.pgd import PGD, PGDL2, cross_entropy, margin
+from benchmark.attacks.pgd import PGD, PGDL2
+from benchmark.losses import cross_entropy, margin
 from benchmark.norms import distance
 from benchmark.seeding import generator
 from benchmark.view import attack_view

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from toys import Function, Linear, Noisy, SmallCNN, images, pixels
 
-from benchmark.attacks.pgd import cross_entropy, margin
+from benchmark.losses import cross_entropy, margin
 from benchmark.view import INSIDE, attack_view, clamps_input
 
 

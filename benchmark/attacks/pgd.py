@@ -4,27 +4,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmark.attack import BudgetAttack
+from benchmark.losses import LOSSES
 from benchmark.norms import Eps, per_sample, project, random_start, steepest_ascent
 from benchmark.view import AttackView
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the cross-entropy (N,) of ``logits`` (N, K) against labels ``y`` (N,)."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the best other logit minus the true one (N,): its gradient does not saturate."""
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
-
-
 @dataclass(frozen=True, kw_only=True)
 class PGD(BudgetAttack):
-    """Untargeted PGD on the cross-entropy, in l-inf (sign steps) or l2 (normalised steps).
+    """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
+
+    ``loss`` is what it ascends: cross_entropy, margin or dlr (:mod:`benchmark.losses`).
 
     ``step_size`` is in the norm's units; None means 2.5 eps / steps, which can reach and follow
     the ball's border at any eps (Madry et al. 2017, section 5). With ``random_start`` each restart
@@ -33,6 +24,9 @@ class PGD(BudgetAttack):
     no success, so there the iterate with the highest loss is kept. Steps on samples that still
     stand cost one forward and one backward each, plus one forward for the last iterate of each
     restart.
+
+    With ``return_last`` only the last iterate of a restart counts, as in most other libraries: it
+    may be worse than one seen on the way.
     """
 
     steps: int = 40
@@ -40,6 +34,8 @@ class PGD(BudgetAttack):
     restarts: int = 1
     random_start: bool = True
     early_stop: bool = True
+    loss: str = "cross_entropy"
+    return_last: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -48,6 +44,8 @@ class PGD(BudgetAttack):
             )
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be above 0 or left out, got {self.step_size}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
     def run(
         self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
@@ -80,9 +78,9 @@ class PGD(BudgetAttack):
         """One restart from ``x_adv``, the starts of the rows ``standing``; updates ``best``."""
         part = view.select(standing)
         for _ in range(self.steps):
-            loss, logits, gradient = part.gradient(x_adv, y[standing], cross_entropy)
-            keep = best.update(standing, x_adv, loss, logits, y)
-            if not keep.all():
+            loss, logits, gradient = part.gradient(x_adv, y[standing], LOSSES[self.loss])
+            keep = None if self.return_last else best.update(standing, x_adv, loss, logits, y)
+            if keep is not None and not keep.all():
                 standing, x_adv, gradient = standing[keep], x_adv[keep], gradient[keep]
                 if len(standing) == 0:
                     return
@@ -91,7 +89,7 @@ class PGD(BudgetAttack):
             x_adv = x_adv + step * steepest_ascent(gradient, self.norm)
             x_adv = project(x_adv, x[standing], eps[standing], self.norm)
         logits = part.logits(x_adv)
-        best.update(standing, x_adv, cross_entropy(logits, y[standing]), logits, y)
+        best.update(standing, x_adv, LOSSES[self.loss](logits, y[standing]), logits, y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +97,14 @@ class PGDL2(PGD):
     """PGD in l2 under a name of its own, so that one run can hold both."""
 
     norm: str = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(PGD):
+    """The fast gradient sign method (https://arxiv.org/abs/1412.6572): PGD with one full step."""
+
+    steps: int = 1
+    random_start: bool = False
 
 
 class Best:

@@ -1,0 +1,45 @@
+"""What a gradient attack ascends: losses per sample, higher where the model is closer to failing.
+
+Each maps logits (N, K) and labels (N,) to a loss (N,).
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy; in float32 its gradient dies out on confident models."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the best other logit minus the true one; its gradient does not saturate.
+
+    Positive where the model errs (Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644).
+    """
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the difference of logits ratio (Croce and Hein 2020, https://arxiv.org/abs/2003.01690).
+
+    The margin over the range from the largest to the third largest logit, so that scaling all
+    logits changes nothing. Below four classes the third logit may be the smallest, or missing, and
+    the range may come down to the margin itself, a constant loss without gradient. There the range
+    is that of all logits, taken as a constant: scale-free still, and its gradient the margin's.
+    """
+    if logits.shape[1] > 3:
+        top = logits.topk(3, dim=1).values
+        spread = top[:, 0] - top[:, 2]
+    else:
+        spread = (logits.amax(1) - logits.amin(1)).detach()
+    return margin(logits, y) / spread.clamp_min(1e-12)
+
+
+LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
