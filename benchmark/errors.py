@@ -15,6 +15,7 @@ class TrainingError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a misspelt ``name``, with the nearest known word and the whole list."""
     known = sorted(str(word) for word in known)
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    folded = {word.lower(): word for word in known}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else "."
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")

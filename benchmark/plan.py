@@ -1,16 +1,19 @@
 """From what the user typed to a RunSpec: names checked, presets applied."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from benchmark.attack import Attack, build_attack
+from benchmark.attack_names import parse_named
 from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
-from benchmark.registry import ATTACKS, DATASETS, DEFENSES
+from benchmark.libraries import AttackLibrary
+from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import (
     INHOUSE,
     AttackSpec,
@@ -105,32 +108,50 @@ def _attacks(
 ) -> tuple[AttackSpec, ...]:
     """Resolve the attacks; ``--eps`` replaces the grid of those that share the first one's norm."""
     specs: list[AttackSpec] = []
-    for name in dict.fromkeys(names or settings["attacks"]):
-        for library in dict.fromkeys(libraries or (INHOUSE,)):
-            own = settings.get("attack_settings", {}).get(name, {})
-            cls = ATTACKS.load(_registered(own.get("type", name), library))
-            default_norm = {f.name: f.default for f in fields(cls)}["norm"]
-            norm = own.get("norm", default_norm)
-            grid = eps if eps and (not specs or specs[0].threat.norm == norm) else None
-            spec = resolve_attack(settings, name, library, norm=norm, n_test=n_test, eps=grid)
-            load_attack(spec)
-            specs.append(spec)
+    for name, library, own in _requests(settings, names, libraries):
+        cls = attack_class(own.get("type", name), library)
+        norm = own.get("norm", {f.name: f.default for f in fields(cls)}["norm"])
+        grid = eps if eps and (not specs or specs[0].threat.norm == norm) else None
+        with_own = {**settings, "attack_settings": {name: own}}
+        spec = resolve_attack(with_own, name, library, norm=norm, n_test=n_test, eps=grid)
+        load_attack(spec)
+        specs.append(spec)
     return tuple(specs)
+
+
+def _requests(
+    settings: Mapping[str, Any], names: Sequence[str], libraries: Sequence[str]
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield name, library and settings of each attack asked for.
+
+    An attack of the harness is asked of every library, one by its class name of its own alone.
+    """
+    for word in dict.fromkeys(names or settings["attacks"]):
+        named = parse_named(word)
+        if named and (named.params or _is_library(named.library)):
+            yield named.text, named.library, named.settings(attack_class(named.cls, named.library))
+            continue
+        for library in dict.fromkeys(libraries or (INHOUSE,)):
+            yield word, library, settings.get("attack_settings", {}).get(word, {})
+
+
+def _is_library(name: str) -> bool:
+    """Tell whether ``name:Class`` is meant as a library's attack, not as one in a module."""
+    return name in LIBRARIES.entries() or find_spec(name) is None
 
 
 def load_attack(spec: AttackSpec) -> Attack:
     """Import and build the attack of ``spec``; UsageError names what is wrong with it."""
-    cls = ATTACKS.load(_registered(spec.type, spec.library))
+    cls = attack_class(spec.type, spec.library)
     return build_attack(cls, spec.name, spec.threat.norm, spec.params)
 
 
-def _registered(attack: str, library: str) -> str:
-    """Return the registered name of an attack of a library; UsageError if there is none."""
-    name = attack if library == INHOUSE else f"{library}:{attack}"
-    known = ATTACKS.names()
-    if name in known:
-        return name
-    known_libraries = {INHOUSE} | {k.partition(":")[0] for k in known if ":" in k}
-    if library not in known_libraries:
-        raise unknown_name("library", library, known_libraries)
-    raise unknown_name("attack", name, known)
+def attack_class(name: str, library: str) -> type[Attack]:
+    """Import the class of a library's attack; UsageError with the nearest name if there is none."""
+    if library == INHOUSE:
+        cls: type[Attack] = ATTACKS.load(name)
+        return cls
+    if library not in LIBRARIES.entries():
+        raise unknown_name("library", library, [INHOUSE, *LIBRARIES.names()])
+    found: AttackLibrary = LIBRARIES.load(library)
+    return found.attack(name)

@@ -11,6 +11,8 @@ import torch
 
 from benchmark import __version__
 from benchmark.datasets import ImageDataset
+from benchmark.libraries import AttackLibrary
+from benchmark.registry import LIBRARIES
 from benchmark.spec import RunSpec
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pot")
@@ -51,6 +53,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def attack_versions(library: str) -> dict[str, str]:
+    """Return the version of the library that an attack comes from, by its distribution's name."""
+    if library not in LIBRARIES.entries():
+        return {}
+    found: AttackLibrary = LIBRARIES.load(library)
+    return {found.distribution: found.version}
 
 
 def git_sha() -> str:

@@ -7,7 +7,7 @@ A package adds a defense with one line in its metadata::
         my-defense = my_package.my_module:MyDefense
 
 Our own register through the same groups. Listing the names imports none of them; a plugin is
-imported when it is first used. Attacks of another library are named ``library:attack``.
+imported when it is first used.
 """
 
 from dataclasses import dataclass
@@ -79,4 +79,5 @@ def _is_path(name: str) -> bool:
 
 DEFENSES = Registry("defense", "defensebench.defenses")
 ATTACKS = Registry("attack", "defensebench.attacks")
+LIBRARIES = Registry("attack library", "defensebench.attack_libraries")
 DATASETS = Registry("dataset", "defensebench.datasets")

@@ -22,7 +22,7 @@ from benchmark.defense import Defense
 from benchmark.errors import TrainingError, UsageError
 from benchmark.plan import load_attack, load_defense
 from benchmark.progress import Progress
-from benchmark.provenance import provenance
+from benchmark.provenance import attack_versions, provenance
 from benchmark.registry import DATASETS
 from benchmark.results import CELLS, SAMPLES, ModelRecord, make_table, write_model
 from benchmark.run_folder import RunFolder
@@ -189,7 +189,9 @@ class _Row:
             **(_missing() if outcome is None else _measured(outcome, attack.n)),
             "device": self.folder.spec.device,
             "preset": self.folder.spec.preset,
-            "versions": json.dumps(self.about["versions"], sort_keys=True),
+            "versions": json.dumps(
+                {**self.about["versions"], **attack_versions(attack.library)}, sort_keys=True
+            ),
             "git_sha": self.about["git_sha"],
         }
 

@@ -1,0 +1,167 @@
+"""Attacks of torchattacks (https://github.com/Harry24k/adversarial-attacks-pytorch).
+
+Its attack objects hold eps as mutable state, so each run makes a new one. Every hyper-parameter
+is set here; docs/attack-libraries.md lists how its attacks differ from others.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from benchmark.attack import Attack
+from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, adapt
+from benchmark.errors import unknown_name
+from benchmark.libraries import AttackLibrary
+from benchmark.view import AttackView
+
+NORMS: Mapping[str, Any] = {"linf": "Linf", "l2": "L2"}
+
+
+def build(cls: Any, view: AttackView, x: Tensor, **settings: Any) -> Any:
+    """Return a torchattacks object on ``view`` for images on the device of ``x``."""
+    with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters
+        attack = cls(view, **settings)
+    attack.set_device(x.device)
+    attack.set_model_training_mode(
+        model_training=False, batchnorm_training=False, dropout_training=False
+    )
+    return attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(PeerPGD):
+    """torchattacks' PGD, in l2 its PGDL2."""
+
+    library: ClassVar[str] = "torchattacks"
+    fixed: ClassVar[Mapping[str, Any]] = {**PeerPGD.fixed, "restarts": 1}
+
+    def search(
+        self, view: AttackView, x: Tensor, y: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        """See :class:`benchmark.attacks.peers.ByBudget`."""
+        import torchattacks
+
+        settings: dict[str, Any] = {
+            "eps": eps,
+            "alpha": self.step(eps),
+            "steps": self.steps,
+            "random_start": self.random_start,
+        }
+        if self.norm == "linf":
+            attack = build(torchattacks.PGD, view, x, **settings)
+        else:
+            attack = build(torchattacks.PGDL2, view, x, eps_for_division=1e-10, **settings)
+        found: Tensor = attack(x, y)
+        return found.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDL2(PGD):
+    """The same in l2."""
+
+    norm: str = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(PGD):
+    """One full step from the image."""
+
+    steps: int = 1
+    random_start: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CW(PeerCW):
+    """torchattacks' CW: one constant c, ``initial_c``, and no search for a better one.
+
+    It aborts on the batch's total cost, always; ``confidence`` is its kappa.
+    """
+
+    library: ClassVar[str] = "torchattacks"
+    fixed: ClassVar[Mapping[str, Any]] = {"search_steps": 1, "abort_early": True}
+
+    search_steps: int = 1
+    initial_c: float = 1.0
+
+    def run(self, view: AttackView, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See :meth:`benchmark.attack.MinimalAttack.run`; where it fails, the clean image."""
+        import torchattacks
+
+        attack = build(
+            torchattacks.CW,
+            view,
+            x,
+            c=self.initial_c,
+            kappa=self.confidence,
+            steps=self.steps,
+            lr=self.lr,
+        )
+        if self.targeted:
+            attack.set_mode_targeted_by_label(quiet=True)
+        found: Tensor = attack(x, y)
+        return found.detach()
+
+
+# --- by name -----------------------------------------------------------------------------------
+
+MANAGED = ("model", "verbose")
+
+
+def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
+    taken = signature(cls).parameters
+    if "verbose" in taken:
+        arguments["verbose"] = False
+    for name, value in (("n_classes", call.view.defense.info.n_classes), ("seed", None)):
+        if name in taken and arguments[name] == taken[name].default:
+            # The default is 10 classes, and a seed that is fixed or the time of day.
+            arguments[name] = _seed(call.generator) if name == "seed" else value
+    found: Tensor = build(cls, call.view, call.x, **arguments)(call.x, call.y)
+    return found.detach()
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator, device=generator.device))
+
+
+@cache
+def named(name: str) -> type[Attack]:
+    """Return an adapter for the attack class ``name`` of torchattacks.
+
+    Judged in the class's own ``norm``; without one in the first that its docstring names under
+    "Distance Measure" and the harness knows, else in linf.
+    """
+    import torchattacks
+    from torchattacks.attack import Attack as Base
+
+    known = {
+        key: value
+        for key, value in vars(torchattacks).items()
+        if isinstance(value, type)
+        and issubclass(value, Base)
+        and "model" in signature(value).parameters
+    }
+    if name not in known:
+        raise unknown_name("attack of torchattacks", name, known)
+    cls = known[name]
+    measure = re.search(r"Distance Measure\s*:(.*)", cls.__doc__ or "")
+    words = re.findall(r"linf|l2", measure[1].lower()) if measure else []
+    naming = Naming("torchattacks", MANAGED, NORMS, "alpha", _run)
+    return adapt(naming, cls, words[0] if words else "linf")
+
+
+LIBRARY = AttackLibrary(
+    name="torchattacks",
+    package="torchattacks",
+    distribution="torchattacks",
+    install="pip install torchattacks",
+    attacks={"pgd": PGD, "pgd-l2": PGDL2, "fgsm": FGSM, "cw": CW},
+    named=named,
+)
