@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark import __version__
+from benchmark.attack_names import split_words
 from benchmark.errors import UsageError, unknown_name
 from benchmark.spec import parse_eps, preset_names, read_preset
 
@@ -27,6 +28,9 @@ app = typer.Typer(
 FAILED_CELLS = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
+
+LIBRARIES_KEY = "libraries"
+"""Where ``list attacks --json`` has the attack libraries."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +60,11 @@ def run(
     dataset: Annotated[str, typer.Option(help="Dataset to train and attack on.")],
     defenses: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
     attacks: Annotated[
-        str, typer.Option(help="Comma-separated names; the preset's by default.")
+        str,
+        typer.Option(
+            help="Comma-separated names; the preset's by default. Any attack of a library by its"
+            " class: art:DeepFool, torchattacks:APGD(steps=50)."
+        ),
     ] = "",
     libraries: Annotated[
         str, typer.Option(help="Comma-separated attack libraries; inhouse by default.")
@@ -96,7 +104,7 @@ def run(
         preset=chosen,
         device=device,
         defenses=_words(defenses) or ["all"],
-        attacks=_words(attacks),
+        attacks=split_words(attacks),
         libraries=_words(libraries),
         eps=budgets,
         n_train=n_train,
@@ -111,7 +119,7 @@ def run(
         spec,
         out=out,
         data_dir=data_dir,
-        command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
+        command=_command(),
         progress=ConsoleProgress(),
     )
     page = result.path / "report" / "report.html"
@@ -139,6 +147,83 @@ def report(
     typer.echo(write_report(run_dirs, out))
 
 
+@app.command()
+def crosscheck(
+    dataset: Annotated[str, typer.Option(help="Dataset to train and attack on.")],
+    attack: Annotated[str, typer.Option(help="One attack, for example pgd or cw.")],
+    defense: Annotated[str, typer.Option(help="One defense.")] = "undefended",
+    libraries: Annotated[
+        str, typer.Option(help="Comma-separated; all that are installed by default.")
+    ] = "",
+    preset: Annotated[
+        str, typer.Option(help="smoke, quick or paper; paper where CUDA is, else quick.")
+    ] = "",
+    n: Annotated[int | None, typer.Option(help="Test images; up to 256 by default.")] = None,
+    eps: Annotated[
+        str, typer.Option(help="Budgets such as 0,0.1,0.2 in place of the preset's.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the model and of random starts.")] = 0,
+    random_start: Annotated[
+        bool, typer.Option("--random-start", help="PGD starts at a random point of the ball.")
+    ] = False,
+    best_iterate: Annotated[
+        bool, typer.Option("--best-iterate", help="In-house PGD returns its best, not its last.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run one attack in several libraries on one model and say where and why they disagree."""
+    budgets = parse_eps(eps) if eps.strip() else None
+    if preset and preset not in preset_names():
+        raise unknown_name("preset", preset, preset_names())
+
+    from benchmark.crosscheck.check import crosscheck as check
+    from benchmark.crosscheck.console import print_crosscheck
+    from benchmark.crosscheck.plan import plan_crosscheck
+    from benchmark.plan import choose_device
+    from benchmark.progress import ConsoleProgress
+
+    device = choose_device(device)
+    chosen = preset or ("paper" if device == "cuda" else "quick")
+    plan = plan_crosscheck(
+        dataset=dataset,
+        defense=defense,
+        attack=attack,
+        preset=chosen,
+        device=device,
+        libraries=_words(libraries),
+        eps=budgets,
+        n=n,
+        seed=seed,
+        random_start=random_start,
+        best_iterate=best_iterate,
+    )
+    _say(f"preset {chosen} ({'asked for' if preset else f'the default on {device}'})")
+    for name, reason in plan.absent.items():
+        _say(f"{name}: not run: {reason}")
+    found, was_there = check(
+        plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
+    )
+    page = found.path / "crosscheck.html"
+    if was_there:
+        _say("complete: this cross-check is there; nothing was computed")
+    if not (was_there and page.exists()):
+        from reports.crosscheck import write_page
+
+        page = write_page(found.path)
+    if as_json:
+        typer.echo(json.dumps(dict(found.result), indent=2))
+    else:
+        print_crosscheck(found)
+    _say(f"report: {page}")
+    if found.failed:
+        raise typer.Exit(FAILED_CELLS)
+
+
 class Kind(StrEnum):
     """What can be listed."""
 
@@ -157,15 +242,21 @@ def list_names(
     if what and what not in list(Kind):
         raise unknown_name("list", what, list(Kind))
     kinds = [Kind(what)] if what else list(Kind)
-    found = {kind.value: _listing(kind) for kind in kinds}
+    found: dict[str, Any] = {kind.value: _listing(kind) for kind in kinds}
+    if Kind.attacks in kinds:
+        found[LIBRARIES_KEY] = _libraries()
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return
     for kind, entries in found.items():
+        if kind == LIBRARIES_KEY:
+            continue
         table = Table("name", "from" if kind != "presets" else "for", box=None, pad_edge=False)
         for name, about in entries.items():
             table.add_row(name, about)
         _print_table(kind, table)
+        if kind == Kind.attacks:
+            _print_libraries(found[LIBRARIES_KEY])
 
 
 def _listing(kind: Kind) -> dict[str, str]:
@@ -176,6 +267,35 @@ def _listing(kind: Kind) -> dict[str, str]:
         return {name: read_preset(name)["description"] for name in preset_names()}
     registry = {Kind.defenses: DEFENSES, Kind.attacks: ATTACKS, Kind.datasets: DATASETS}[kind]
     return {name: point.value for name, point in registry.entries().items()}
+
+
+def _libraries() -> dict[str, dict[str, Any]]:
+    """Return the attack libraries: version, attacks, and how to install what is missing."""
+    from benchmark.libraries import AttackLibrary
+    from benchmark.registry import LIBRARIES
+
+    found = {}
+    for name in LIBRARIES.names():
+        library: AttackLibrary = LIBRARIES.load(name)
+        found[name] = {
+            "available": library.available,
+            "version": library.version if library.available else None,
+            "install": library.install,
+            "attacks": sorted(library.attacks),
+            "by_name": library.named is not None,
+        }
+    return found
+
+
+def _print_libraries(libraries: dict[str, dict[str, Any]]) -> None:
+    table = Table("name", "version", "attacks", box=None, pad_edge=False)
+    for name, about in libraries.items():
+        if about["available"]:
+            more = [f"any by class name ({name}:Class)"] if about["by_name"] else []
+            table.add_row(name, about["version"], ", ".join([*about["attacks"], *more]))
+        else:
+            table.add_row(name, "-", f"unavailable: {about['install']}")
+    _print_table("attack libraries", table)
 
 
 def _print_accuracies(cells: Any) -> None:
@@ -214,3 +334,7 @@ def _whole_numbers(text: str, option: str) -> list[int]:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _command() -> str:
+    return f"python -m benchmark {shlex.join(sys.argv[1:])}"

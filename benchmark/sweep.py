@@ -19,17 +19,14 @@ import torch
 from torch import Tensor
 
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack
-from benchmark.attacks.pgd import margin
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
-from benchmark.norms import distance, project
+from benchmark.judge import admit, inside_for, slack
+from benchmark.norms import distance
 from benchmark.progress import Advance, Progress
 from benchmark.seeding import generator, seeded
 from benchmark.spec import AttackSpec
-from benchmark.view import INSIDE, AttackView, attack_view, clamps_input
-
-TOLERANCE = 1e-5
-"""How far outside the ball, relative to eps, an image may lie before it counts as outside."""
+from benchmark.view import AttackView, attack_view
 
 BATCH_SIZE = 256
 
@@ -98,13 +95,13 @@ def sweep(
     with seeded(seed_at(0.0), data.device):
         pred_clean = predict(defense, data)
     correct = pred_clean == data.labels.cpu()
-    search = _Search(defense, attack, spec, data, _inside(defense, spec, data))
+    search = _Search(defense, attack, spec, data, inside_for(defense, spec, data))
     budgets = spec.threat.eps
     cells = _minimal_cells if isinstance(attack, MinimalAttack) else _budget_cells
     with progress.task("attacking", len(budgets) * len(data)) as advance:
         start = time.perf_counter()
         for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
-            fooled = (found.pred != data.labels.cpu()) & (found.distance <= _slack(eps) + eps)
+            fooled = (found.pred != data.labels.cpu()) & (found.distance <= slack(eps) + eps)
             yield Outcome(
                 eps=eps,
                 pred_clean=pred_clean,
@@ -176,19 +173,6 @@ def _minimal_cells(
         yield eps, found
 
 
-def _slack(eps: float) -> float:
-    """How far outside the ball rounding alone may carry an image: relative to eps, plus float32's
-    spacing at 1, which exceeds the relative part for the smallest budgets."""
-    return eps * TOLERANCE + torch.finfo(torch.float32).eps
-
-
-def _inside(defense: Defense, spec: AttackSpec, data: ImageDataset) -> float:
-    """Return how far inside the box gradients must be taken: 0 unless the defense clamps."""
-    few = data.head(min(8, len(data)))
-    with attack_view(defense, len(few), eot=spec.eot, bpda=spec.bpda) as view:
-        return INSIDE if clamps_input(view, few.x(), few.labels, margin) else 0.0
-
-
 class _Search:
     """Runs the attack batch by batch and judges what it returns."""
 
@@ -244,29 +228,11 @@ class _Search:
 
     def _admit(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """Return images within the box and the ball, noting those that were not."""
-        x_adv = x_adv.detach().to(x)  # a library may compute in float64, or on the CPU
-        if x_adv.shape != x.shape:
-            raise ValueError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
-        broken = ~torch.isfinite(x_adv).flatten(1).all(1)
-        if broken.any():
-            self._note("not a number, taken as the clean image", broken)
-            x_adv = torch.where(broken.view(-1, *[1] * (x.dim() - 1)), x, x_adv)
-        outside = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
-        self._note("left the box, projected", outside > 0, outside)
-        x_adv = x_adv.clamp(0, 1)
-        if math.isinf(eps):
-            return x_adv
-        norm = self.spec.threat.norm
-        excess = distance(x_adv, x, norm) - eps
-        left = excess > _slack(eps)
-        self._note("left the ball, projected", left, excess)
-        return torch.where(left.view(-1, *[1] * (x.dim() - 1)), project(x_adv, x, eps, norm), x_adv)
-
-    def _note(self, what: str, which: Tensor, by: Tensor | None = None) -> None:
-        if which.any():
-            count, largest = self.notes.get(what, (0, 0.0))
-            most = 0.0 if by is None else float(by[which].max())
-            self.notes[what] = (count + int(which.sum()), max(largest, most))
+        x_adv, breaches = admit(x_adv, x, eps, self.spec.threat.norm)
+        for breach in breaches:
+            count, largest = self.notes.get(breach.what, (0, 0.0))
+            self.notes[breach.what] = (count + breach.count, max(largest, breach.by))
+        return x_adv
 
     def take_notes(self) -> str:
         """Return what was noticed since the last call, as one line."""

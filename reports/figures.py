@@ -178,6 +178,31 @@ def training_curves(
         return Picture(*_render(figure), f"{title} against epoch. {' '.join(words)}")
 
 
+def distance_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], labels: tuple[str, str]
+) -> Picture | None:
+    """Draw the accuracy that each library leaves against distance; None without a curve.
+
+    ``curves`` maps a library to the distances and accuracies of its steps, ``labels`` are the
+    horizontal axis' and the title.
+    """
+    if not curves:
+        return None
+    styles = line_styles(curves)
+    words = []
+    end = max(x[-1] for x, _ in curves.values())
+    with _canvas() as (figure, axes):
+        for name, (x, y) in curves.items():
+            style = dict(styles[name])
+            if len(x) > 20:
+                style["markevery"] = max(1, len(x) // 8)
+            axes.plot([*x, end], [*y, y[-1]], drawstyle="steps-post", alpha=0.9, **style)
+            words.append(f"{name} ends at {number(y[-1])}.")
+        _frame(axes, labels[0], "accuracy left", fraction=True)
+        _finish(figure, axes, labels[1], list(curves), styles)
+        return Picture(*_render(figure), f"Accuracy against {labels[0]}. {' '.join(words)}")
+
+
 # --- common to all -----------------------------------------------------------------------------
 
 

@@ -2,19 +2,22 @@
 
 import base64
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
 from benchmark.results import ModelRecord, Run, read_run, write_atomic
 from benchmark.spec import digest
-from reports import figures, tables
+from reports import crosscheck, figures, tables
 from reports.tables import ATTACK_KEY, NORM_WORDS, STATUS_WORDS, is_number, number, span
 
 View = dict[str, Any]
@@ -27,11 +30,16 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     ``out`` is a folder, or a file that ends in ``.html``. Without it one run's report goes to
     ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` within
     the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged,
-    raises a ResultsError.
+    raises a ResultsError. Folders of cross-checks get their own page anew, which the report links;
+    where there is nothing else, that page is the report.
     """
-    distinct = list({path.resolve(): path for path in run_dirs}.values())
-    if not distinct:
+    named = list({path.resolve(): path for path in run_dirs}.values())
+    if not named:
         raise UsageError("report: name at least one run folder")
+    pages = [crosscheck.write_page(path) for path in named if is_crosscheck(path)]
+    distinct = [path for path in named if not is_crosscheck(path)]
+    if not distinct:
+        return pages[-1]
     runs = [read_run(path) for path in distinct]
     if out is None and len(runs) == 1:
         out = runs[0].path / "report"
@@ -39,7 +47,10 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
         name = digest(*(path.resolve().name for path in distinct))[:10]
         out = distinct[0] / f"report-{name}"
     page = out if out.suffix.lower() == ".html" else out / "report.html"
-    html, files = render(runs)
+    links = [
+        (crosscheck.title(read_crosscheck(path.parent)), _link(path, page.parent)) for path in pages
+    ]
+    html, files = render(runs, links)
     try:
         for name, data in files.items():
             write_atomic(page.parent / name, data)
@@ -49,8 +60,18 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     return page
 
 
-def render(runs: Sequence[Run]) -> tuple[str, dict[str, bytes]]:
-    """Return the page and the files beside it, by name; equal tables give equal bytes."""
+def _link(page: Path, folder: Path) -> str:
+    """Return the address of ``page`` as seen from ``folder``."""
+    return quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+
+
+def render(
+    runs: Sequence[Run], crosschecks: Sequence[tuple[str, str]] = ()
+) -> tuple[str, dict[str, bytes]]:
+    """Return the page and the files beside it, by name; equal tables give equal bytes.
+
+    ``crosschecks`` are (title, address) of pages to link.
+    """
     names = [defense.name for run in runs for defense in run.spec.defenses]
     names += [name for run in runs for name in sorted(set(run.cells["defense"]))]
     styles = figures.line_styles([*names, *(m.defense for run in runs for m in run.models)])
@@ -69,7 +90,7 @@ def render(runs: Sequence[Run]) -> tuple[str, dict[str, bytes]]:
     assert environment.loader is not None
     css = environment.loader.get_source(environment, "report.css")[0]
     page = environment.get_template("report.html.j2")
-    return page.render(runs=views, css=Markup(css)), files
+    return page.render(runs=views, css=Markup(css), crosschecks=crosschecks), files
 
 
 def _run_view(

@@ -199,12 +199,23 @@ def test_list_prints_one_json_object_and_nothing_else(call):
     assert code == 0
     assert err == ""
     found = json.loads(out)
-    assert set(found) == {"attacks", "datasets", "defenses", "presets"}
+    assert set(found) == {"attacks", "datasets", "defenses", "libraries", "presets"}
     assert {"undefended", "e-cla", "ot-cla", "ot-cla-adv", "madry"} <= set(found["defenses"])
     assert {"pgd", "pgd-l2"} <= set(found["attacks"])
     assert {"digits", "mnist", "cifar10", "stl10"} <= set(found["datasets"])
     assert set(found["presets"]) == {"smoke", "quick", "paper"}
-    assert set(json.loads(call("list", "attacks", "--json")[1])) == {"attacks"}
+    assert set(json.loads(call("list", "attacks", "--json")[1])) == {"attacks", "libraries"}
+
+
+def test_list_says_how_to_install_a_missing_library(call, monkeypatch):
+    monkeypatch.setattr("benchmark.libraries.find_spec", lambda name: name != "foolbox" or None)
+    found = json.loads(call("list", "attacks", "--json")[1])["libraries"]
+    assert not found["foolbox"]["available"]
+    assert found["art"]["version"]
+    assert "unavailable: pip install foolbox" in call("list", "attacks")[1]
+    code, out, err = call(*RUN, "--attacks", "pgd", "--libraries", "foolbox")
+    assert (code, out) == (2, "")
+    assert "the library foolbox is not installed: pip install foolbox" in err
 
 
 def test_list_for_readers(call):

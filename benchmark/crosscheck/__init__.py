@@ -1,0 +1,6 @@
+"""The cross-check: one attack, several libraries, one model; where they disagree, and why.
+
+``plan`` resolves what is asked, ``attempts`` runs every library under the ``recorder``'s eyes,
+``compare`` turns attempts into tables, ``findings`` into sentences, ``images`` into pictures;
+``check`` is the whole of it, ``results`` the files (free of torch), ``console`` what is printed.
+"""

@@ -1,0 +1,234 @@
+"""One library's attack on a data set under one budget: what it returned, and what it tried.
+
+The harness judges as in the eps sweep (:mod:`benchmark.judge`, ``predict``); a recording view
+gathers the evidence beside it. Every library gets the same batches and the same seed.
+"""
+
+import hashlib
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmark.attack import Attack, BudgetAttack, MinimalAttack
+from benchmark.crosscheck.findings import VISIBLE, Evidence
+from benchmark.crosscheck.recorder import Recorder, RecordingView, blanked
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.judge import LEFT_BALL, LEFT_BOX, admit, slack
+from benchmark.norms import distance
+from benchmark.progress import Advance
+from benchmark.seeding import generator, seeded
+from benchmark.spec import AttackSpec
+from benchmark.sweep import BATCH_SIZE
+from benchmark.view import attack_view
+
+UNMOVED = 1e-6
+"""An image whose pixels all lie this near the clean one's was returned as it was."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all libraries share: the model, the images, and what it says of them unattacked."""
+
+    defense: Defense
+    data: ImageDataset
+    pred_clean: Tensor
+    inside: float
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (n,), int64, on the CPU."""
+        return self.data.labels.cpu()
+
+    @property
+    def correct(self) -> Tensor:
+        """Which images are classified rightly without attack (n,), bool: those to attack."""
+        return self.pred_clean == self.labels
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A library's images under one budget (infinite: none). All tensors (n, ...), on the CPU.
+
+    A clean error keeps its image, at distance 0. ``seconds`` is the attack's own time.
+    """
+
+    images: Tensor
+    pred: Tensor
+    success: Tensor
+    distance: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    tried_better: Tensor
+    seconds: float
+
+    def digests(self) -> list[str]:
+        """Return a hash of each image's bits; adding 0.0 makes one of the two zeros."""
+        images = (self.images + 0.0).contiguous().numpy()
+        return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
+
+
+def new_evidence(spec: AttackSpec, attack: Attack) -> Evidence:
+    """Return empty evidence on ``attack``, with what its settings ask for."""
+    asked = None
+    if hasattr(attack, "steps"):
+        asked = spec.eot * math.prod(
+            getattr(attack, name, 1) for name in ("steps", "restarts", "search_steps")
+        )
+    return Evidence(
+        minimal=isinstance(attack, MinimalAttack),
+        asked=asked,
+        asked_last=bool(getattr(attack, "return_last", False)) and spec.library == "inhouse",
+    )
+
+
+def attempt(
+    scene: Scene,
+    spec: AttackSpec,
+    attack: Attack,
+    eps: float,
+    seed: int,
+    evidence: Evidence,
+    advance: Advance,
+) -> Attempt:
+    """Run ``attack`` with budget ``eps`` and judge it; adds to ``evidence``."""
+    device = scene.data.device
+    n = len(scene.data)
+    found = Attempt(
+        images=scene.data.x().cpu(),
+        pred=scene.pred_clean.clone(),
+        success=~scene.correct,
+        distance=torch.zeros(n, dtype=torch.float64),
+        forwards=torch.zeros(n, dtype=torch.int64),
+        backwards=torch.zeros(n, dtype=torch.int64),
+        tried_better=torch.zeros(n, dtype=torch.bool),
+        seconds=0.0,
+    )
+    seconds = 0.0
+    rng = generator(seed, device)
+    with seeded(seed, device):  # for libraries and defenses that take no generator
+        standing = scene.correct.nonzero().flatten()
+        advance(n - len(standing), spec.library)
+        for rows in torch.split(standing, BATCH_SIZE) if len(standing) else ():
+            on_device = rows.to(device)
+            x, y = scene.data.x(on_device), scene.data.labels[on_device]
+            recorder = Recorder(x, y, eps=eps, norm=spec.threat.norm)
+            with attack_view(scene.defense, len(x)):
+                view = RecordingView(
+                    scene.defense, recorder, eot=spec.eot, bpda=spec.bpda, inside=scene.inside
+                )
+                start = _now(device)
+                if isinstance(attack, BudgetAttack):
+                    raw = attack.run(view, x, y, eps=eps, generator=rng)
+                else:
+                    assert isinstance(attack, MinimalAttack)
+                    raw = attack.run(view, x, y, generator=rng)
+                seconds += max(0.0, _now(device) - start - recorder.seconds)
+                forwards, backwards = view.counts()
+            x_adv, breaches = admit(raw, x, eps, spec.threat.norm)
+            for breach in breaches:
+                _add_breach(evidence, breach.what, breach.count, breach.by)
+            pred = scene.defense.predict(x_adv).cpu()
+            far = distance(x_adv, x, spec.threat.norm).cpu()
+            found.images[rows] = x_adv.cpu()
+            found.pred[rows] = pred
+            found.distance[rows] = far
+            found.success[rows] = (pred != scene.labels[rows]) & (far <= eps + slack(eps))
+            found.forwards[rows], found.backwards[rows] = forwards, backwards
+            if scene.defense.stochastic:  # one query's answer says nothing of the next
+                recorder.fooled.zero_()
+            found.tried_better[rows] = _examine(
+                evidence, recorder, attack, raw.detach().to(x), x_adv, found.success[rows], far, eps
+            )
+            _count_costs(evidence, backwards)
+            advance(len(rows))
+    return Attempt(**{**vars(found), "seconds": seconds})
+
+
+def warm_up(scene: Scene, spec: AttackSpec, attack: Attack) -> None:
+    """Run one step on one image, so that what a library does once (imports) is not timed."""
+    if not hasattr(attack, "steps") or len(scene.data) == 0:
+        return
+    x, y = scene.data.x(slice(1)), scene.data.labels[:1]
+    rng = generator(0, scene.data.device)
+    with suppress(Exception), seeded(0, scene.data.device):  # the run itself will tell
+        short: Attack = replace(attack, steps=1)  # type: ignore[call-arg]
+        with attack_view(scene.defense, 1, inside=scene.inside) as view:
+            if isinstance(short, BudgetAttack):
+                short.run(view, x, y, eps=max(spec.threat.eps), generator=rng)
+            elif isinstance(short, MinimalAttack):
+                short.run(view, x, y, generator=rng)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _add_breach(evidence: Evidence, what: str, count: int, by: float) -> None:
+    if what == LEFT_BOX:
+        evidence.box = (evidence.box[0] + count, max(evidence.box[1], by))
+    elif what == LEFT_BALL:
+        evidence.ball = (evidence.ball[0] + count, max(evidence.ball[1], by))
+    else:
+        evidence.broken += count
+
+
+def _examine(
+    evidence: Evidence,
+    recorder: Recorder,
+    attack: Attack,
+    raw: Tensor,
+    x_adv: Tensor,
+    success: Tensor,
+    far: Tensor,
+    eps: float,
+) -> Tensor:
+    """Add a batch to the evidence; return which images had a better query (N,), on the CPU."""
+    x = recorder.x
+    evidence.attempts += len(x)
+    evidence.missed += recorder.missed
+    evidence.clean += int(((raw - x).abs().flatten(1).amax(1) <= UNMOVED).sum())
+    evidence.blank += int(blanked(raw, x).sum())
+    start = recorder.start[~recorder.start.isnan()]
+    away = start[start > (VISIBLE if math.isinf(eps) else min(VISIBLE, eps / 4))]
+    evidence.started += away.tolist()
+    if eps > VISIBLE:
+        moved = torch.maximum(recorder.reach, (x_adv - x).abs()) > VISIBLE
+        edge = (x == 0) | (x == 1)
+        evidence.edge = _add(evidence.edge, moved[edge])
+        evidence.interior = _add(evidence.interior, moved[~edge])
+    better = recorder.fooled.cpu() & ~success
+    evidence.lost += int(better.sum())
+    evidence.lost_at_last += int((better & _is_last(recorder, attack, raw, eps)).sum())
+    if isinstance(attack, MinimalAttack) and not getattr(attack, "confidence", 0):
+        ratio = far / recorder.nearest.cpu().clamp_min(1e-12)
+        nearer = success & (ratio > 1.001) & recorder.fooled.cpu()
+        evidence.farther += ratio[nearer].tolist()
+        better |= nearer
+    return better
+
+
+def _add(counts: tuple[int, int], moved: Tensor) -> tuple[int, int]:
+    return counts[0] + int(moved.sum()), counts[1] + moved.numel()
+
+
+def _is_last(recorder: Recorder, attack: Attack, raw: Tensor, eps: float) -> Tensor:
+    """Return which images are the last query or a step beyond it (N,), on the CPU."""
+    step = 0.0
+    if not math.isinf(eps) and hasattr(attack, "steps"):
+        step = getattr(attack, "step_size", None) or 2.5 * eps / attack.steps
+    away = distance(raw, recorder.last, attack.norm)
+    return (away <= step * 1.001 + UNMOVED).cpu()
+
+
+def _count_costs(evidence: Evidence, backwards: Tensor) -> None:
+    if evidence.asked is not None:
+        used = backwards.double()
+        evidence.short += used[backwards < evidence.asked].tolist()
+        evidence.more += used[backwards > evidence.asked].tolist()
