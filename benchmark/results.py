@@ -30,10 +30,11 @@ CELL_KEY = ["dataset", "defense", "attack", "library", "norm", "eps", "seed"]
 """The columns that name a cell, in both tables."""
 
 
-def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
+def columns(*named: tuple[str, pa.DataType]) -> pa.Schema:
+    """Return a table's schema from its columns' names and types."""
     # pandas' NaN is Parquet's null: float columns may hold it, the others may not.
     return pa.schema(
-        [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in columns]
+        [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in named]
     )
 
 
@@ -47,7 +48,7 @@ _KEY_COLUMNS = [
     ("seed", pa.int64()),
 ]
 
-SAMPLES = _schema(
+SAMPLES = columns(
     ("run_id", pa.string()),
     ("sample_id", pa.int64()),
     *_KEY_COLUMNS,
@@ -63,7 +64,7 @@ SAMPLES = _schema(
 ``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. A
 minimal-distortion attack's image may fool the model from outside the ball: no success."""
 
-CELLS = _schema(
+CELLS = columns(
     *_KEY_COLUMNS,
     ("eot", pa.int64()),
     ("bpda", pa.bool_()),
@@ -230,41 +231,49 @@ def write_tables(run_dir: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> N
     """Validate and write both tables, samples first: a cell never stands without its samples."""
     for frame, schema, name in ((samples, SAMPLES, "samples"), (cells, CELLS, "cells")):
         path = run_dir / f"{name}.parquet"
-        table = pa.Table.from_pandas(
-            validate(frame, schema, path.name), schema=schema, preserve_index=False
-        )
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_atomic(path, sink.getvalue().to_pybytes())
+        write_table(path, validate(frame, schema, path.name), schema)
+
+
+def write_table(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write one valid table, atomically."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Read and validate one table; an absent one is empty."""
     if not path.exists():
         return empty_table(schema)
+    return validate(load_table(path), schema, str(path))
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Load a Parquet table as it is; ResultsError if it is not there or not readable."""
     try:
-        frame = pq.read_table(path).to_pandas()
+        frame: pd.DataFrame = pq.read_table(path).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(
             f"{path}: not a readable Parquet table ({str(error).splitlines()[0]});"
             " restore it, or delete it and run the same command again"
         ) from None
-    return validate(frame, schema, str(path))
+    return frame
 
 
 def write_model(run_dir: Path, record: ModelRecord) -> None:
     """Write one trained defense's record, atomically."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.defense)
-    value = _finite(asdict(record))
+    value = finite(asdict(record))
     write_json(run_dir / "models" / f"{name}-seed{record.seed}.json", value)
 
 
-def _finite(value: Any) -> Any:
-    """Replace what JSON cannot hold (NaN, infinities) by None."""
+def finite(value: Any) -> Any:
+    """Return ``value`` with None in place of what JSON cannot hold (NaN, infinities)."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -17,12 +17,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from benchmark.results import ResultsError, _finite, _schema, validate, write_atomic, write_json
+from benchmark.results import (
+    ResultsError,
+    columns,
+    finite,
+    load_table,
+    validate,
+    write_atomic,
+    write_json,
+    write_table,
+)
 from benchmark.spec import RunSpec, digest
 
-SAMPLES = _schema(
+SAMPLES = columns(
     ("sample_id", pa.int64()),
     ("library", pa.string()),
     ("eps", pa.float64()),
@@ -42,7 +50,7 @@ error. ``tried_better``: an image that the attack queried fooled the model withi
 the one it returned does not (for a minimal attack: or lies farther). ``image_digest`` is a hash of
 the returned image's bytes: equal digests, equal bits."""
 
-LIBRARIES = _schema(
+LIBRARIES = columns(
     ("library", pa.string()),
     ("version", pa.string()),
     ("status", pa.string()),
@@ -67,7 +75,7 @@ infinite where the attack failed; the quantiles are the lower ones, so that each
 distance. ``forwards`` and ``backwards`` are means per attacked image and run of the attack (one
 budget); ``seconds`` is the whole time of the library."""
 
-SUCCESS = _schema(
+SUCCESS = columns(
     ("library", pa.string()),
     ("eps", pa.float64()),
     ("n", pa.int64()),
@@ -77,7 +85,7 @@ SUCCESS = _schema(
 )
 """The share of all n images that fell within ``eps``, with its Wilson interval."""
 
-PAIRS = _schema(
+PAIRS = columns(
     ("first", pa.string()),
     ("second", pa.string()),
     ("eps", pa.float64()),
@@ -220,10 +228,7 @@ def write_crosscheck(found: Crosscheck, images: Mapping[str, bytes]) -> None:
     """Write a whole folder; crosscheck.json last, so that a reader sees nothing or everything."""
     for name, (schema, _) in SCHEMAS.items():
         frame = check_table(found.tables[name], name, f"{name}.parquet")
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-        pq.write_table(table, sink, compression="zstd")
-        write_atomic(found.path / f"{name}.parquet", sink.getvalue().to_pybytes())
+        write_table(found.path / f"{name}.parquet", frame, schema)
     for name, data in images.items():
         write_atomic(found.path / name, data)
     value = {
@@ -232,7 +237,7 @@ def write_crosscheck(found: Crosscheck, images: Mapping[str, bytes]) -> None:
         "provenance": found.provenance,
         "offenders": list(found.offenders),
     }
-    write_json(found.path / FILE, _finite(value))
+    write_json(found.path / FILE, finite(value))
 
 
 def is_crosscheck(path: Path) -> bool:
@@ -256,9 +261,5 @@ def read_crosscheck(path: Path) -> Crosscheck:
     tables = {}
     for name in SCHEMAS:
         file = path / f"{name}.parquet"
-        try:
-            frame = pq.read_table(file).to_pandas()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise ResultsError(f"{file}: not readable ({str(error).splitlines()[0]})") from None
-        tables[name] = check_table(frame, name, str(file))
+        tables[name] = check_table(load_table(file), name, str(file))
     return Crosscheck(path, spec, result, tables, origin, offenders)
