@@ -117,6 +117,21 @@ def test_linf_projection_is_the_nearest_point(seed, eps):
 
 
 @few
+@given(seeds, st.floats(0.01, 5))
+def test_l2_projection_is_the_nearest_point(seed, eps):
+    # The nearest point is clip(x + t (x_adv - x)) for the largest t <= 1 within the ball.
+    x, outside = clean(seed).double(), wild(seed + 1).double()
+    low, high = torch.zeros(5, 1, 1, 1).double(), torch.ones(5, 1, 1, 1).double()
+    for _ in range(100):
+        middle = (low + high) / 2
+        far = (x + middle * (outside - x)).clamp(0, 1) - x
+        far = far.flatten(1).norm(dim=1).view(low.shape) > eps
+        low, high = torch.where(far, low, middle), torch.where(far, middle, high)
+    nearest = (x + low * (outside - x)).clamp(0, 1)
+    assert torch.allclose(project(outside, x, eps, "l2"), nearest, rtol=0, atol=1e-9)
+
+
+@few
 @given(norms, seeds, st.lists(budgets, min_size=5, max_size=5))
 def test_eps_per_sample_equals_single_calls(norm, seed, eps):
     x, outside = clean(seed), wild(seed + 1)
