@@ -39,15 +39,16 @@ def nearest_on_hyperplane(x, w, b):
 
 @pytest.mark.parametrize("n", [1, 64])
 @pytest.mark.parametrize("kind", ["grey", "saturated"])
-def test_distance_on_a_linear_model_is_the_known_minimum(n, kind):
+@pytest.mark.parametrize("lr", [0.003, 0.01, 0.03])
+def test_distance_on_a_linear_model_is_the_known_minimum(lr, kind, n):
     w = torch.randn(64, generator=torch.Generator().manual_seed(1)) / 8
     x = images(n, seed=3)  # two thirds of the pixels stand at 0 or at 1
     if kind == "grey":
         x = 0.3 + 0.4 * x
     model = Linear(w, 0.1)
     y = model.predict(x)
-    # Some images stand 0.01 from the boundary, others 1: short steps, and enough of them.
-    cw = CarliniWagner(steps=800, search_steps=8, initial_c=0.1, lr=0.003, abort_early=False)
+    # Some images stand 0.01 from the boundary, others 1: one learning rate must do for both.
+    cw = CarliniWagner(steps=400, search_steps=9, initial_c=0.1, lr=lr)
     x_adv, _, _ = attack(model, cw, x, y)
     assert (model.predict(x_adv) != y).all()
     least = nearest_on_hyperplane(x, w, 0.1)
@@ -82,10 +83,19 @@ def test_finished_samples_leave_the_batch():
     model = Linear(torch.ones(1), -0.5)
     cw = CarliniWagner(steps=100, search_steps=1, initial_c=1.0, lr=0.001)
     _, forwards, backwards = attack(model, cw, x, torch.zeros(2).long())
-    assert backwards[0] == 20  # two checks, a tenth of the steps apart
-    assert forwards[0] == 20
+    # Checks a tenth of the steps apart: a first look, two cuts of the learning rate, the end.
+    assert backwards[0] == 40
+    assert forwards[0] == 40
     assert backwards[1] == 100
     assert forwards[1] == 101
+
+
+def test_a_boundary_crossed_by_the_first_step_alone_does_not_lower_c():
+    # 0.01 from the boundary, which the first step crosses with any c; a c this small holds none.
+    x, model = pixels(0.5), Linear(torch.ones(1), -0.51)
+    cw = CarliniWagner(steps=100, search_steps=8, initial_c=0.001, lr=0.1)
+    x_adv, _, _ = attack(model, cw, x, torch.zeros(1).long())
+    assert distance(x_adv, x, "l2").item() == pytest.approx(0.01, rel=0.02)
 
 
 def test_an_image_that_is_wrong_already_comes_back_as_it_is():
