@@ -22,6 +22,14 @@ class Attack:
     """What both families share: the norm and the library that an attack comes from."""
 
     library: ClassVar[str] = "inhouse"
+
+    needs_gradient: ClassVar[bool] = True
+    """Whether the attack follows the gradient from the logits back to the image: False for one
+    that asks for answers only, which then runs on every defense as it is."""
+
+    needs_generator: ClassVar[bool] = False
+    """Whether the attack searches the latents of the defense's generator."""
+
     norm: str = "linf"
 
 

@@ -1,6 +1,7 @@
 """The interface of a defense: what the harness trains, attacks and reports."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,17 @@ class Defense(nn.Module):
 
     stochastic: ClassVar[bool] = False
     """True if two forward passes on the same images may differ, also after training."""
+
+    differentiable: ClassVar[bool] = True
+    """False if :meth:`forward` passes no useful gradient to the image: gradient attacks then need
+    BPDA, through a :meth:`surrogate` that differs from :meth:`forward`."""
+
+    exact_surrogate: ClassVar[bool] = False
+    """True if :meth:`surrogate` returns the very value of :meth:`forward` on the same images, so
+    that an attack with BPDA need not run :meth:`forward` as well."""
+
+    latent_dim: int | None = None
+    """The number of latents that :meth:`generate` takes; None without a generator."""
 
     def __init__(self, info: "DatasetInfo") -> None:
         super().__init__()
@@ -56,3 +68,25 @@ class Defense(nn.Module):
     def embed(self, x: Tensor) -> Tensor | None:
         """Return the codes (N, k) that the decision rests on, or None if there are none."""
         return None
+
+    def generate(self, z: Tensor) -> Tensor:
+        """Map latents (N, latent_dim), float32, to images (N, C, H, W) in [0, 1], differentiably.
+
+        Only a defense with a generator has it: one that sets :attr:`latent_dim`.
+        """
+        raise TypeError(f"{type(self).__name__} has no generator")
+
+    def classify_generated(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of images that :meth:`generate` made, taken as they are.
+
+        What decides behind the generator, without the search that brings other images into its
+        range: differentiable in ``x`` (N, C, H, W), for attacks in the latent space.
+        """
+        raise TypeError(f"{type(self).__name__} has no generator")
+
+    def measure(self, data: "ImageDataset") -> Mapping[str, Any]:
+        """Return what the report should say of the trained defense, besides attacks on it.
+
+        Plain values for JSON, taken on the test images; ``notes``, if any, is a list of sentences.
+        """
+        return {}

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,12 +17,15 @@ from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import (
     INHOUSE,
     AttackSpec,
+    CodeMapSpec,
     DefenseSpec,
     RunSpec,
     check_count,
+    merge,
     preset_for,
     resolve_attack,
 )
+from benchmark.studies import Study, find_study, member_name
 from benchmark.training import TrainingSettings
 
 
@@ -49,13 +52,22 @@ def plan(
     n_train: int | None = None,
     n_test: int | None = None,
     seeds: Sequence[int] = (0,),
+    study: str = "",
 ) -> RunSpec:
-    """Resolve a run's settings; UsageError names the first thing that cannot be done."""
+    """Resolve a run's settings; UsageError names the first thing that cannot be done.
+
+    With a ``study`` the run's defenses are its members, of the study's own defenses or, where
+    ``defenses`` names some, of these.
+    """
     DATASETS.check(dataset)
     settings = preset_for(preset, dataset)
+    studied = find_study(preset, dataset, study) if study else None
+    if studied is not None:
+        settings = merge(settings, studied.settings)
     n_test = settings["n_test"] if n_test is None else n_test
     check_count("--n-test", n_test)  # before the attacks, which take their n from it
-    names = DEFENSES.names() if list(defenses) == ["all"] else list(dict.fromkeys(defenses))
+    every = DEFENSES.names() if studied is None else studied.defenses
+    names = every if list(defenses) == ["all"] else list(dict.fromkeys(defenses))
     return RunSpec(
         dataset=dataset,
         preset=preset,
@@ -63,17 +75,33 @@ def plan(
         n_test=n_test,
         seeds=tuple(seeds),
         device=device,
-        defenses=tuple(_defense(settings, name) for name in names),
+        defenses=tuple(_defenses(settings, names, studied)),
         attacks=_attacks(settings, attacks, libraries, eps, n_test),
+        study=study,
+        code_map=None if studied else _code_map(settings, names, n_test),
     )
 
 
 def load_defense(name: str) -> type[Defense]:
-    """Import a defense's class; UsageError if the name is unknown or names no Defense."""
+    """Import the class of a registered defense; UsageError if there is none of that name."""
     cls = DEFENSES.load(name)
     if not (isinstance(cls, type) and issubclass(cls, Defense)):
         raise UsageError(f"defense {name!r}: {cls!r} is not a subclass of benchmark.Defense")
     return cls
+
+
+def _defenses(
+    settings: Mapping[str, Any], names: Sequence[str], study: Study | None
+) -> Iterator[DefenseSpec]:
+    """Resolve the defenses, each once for every value of the study's option if there is one."""
+    for name in names:
+        if study is None:
+            yield _defense(settings, name)
+            continue
+        for value in study.values:
+            own = {"defenses": {name: {study.option: value}}}
+            member = member_name(name, study.option, value)
+            yield replace(_defense(merge(settings, own), name), name=member)
 
 
 def _defense(settings: Mapping[str, Any], name: str) -> DefenseSpec:
@@ -117,6 +145,18 @@ def _attacks(
         load_attack(spec)
         specs.append(spec)
     return tuple(specs)
+
+
+def _code_map(settings: Mapping[str, Any], names: Sequence[str], n_test: int) -> CodeMapSpec | None:
+    """Resolve the preset's code map for those of its defenses that the run has."""
+    asked = settings.get("code_map", {})
+    defenses = tuple(name for name in asked.get("defenses", ()) if name in names)
+    if not defenses:
+        return None
+    name, own = asked["attack"], {"eps": [asked["eps"]], "n": asked["n"]}
+    refined = merge(settings, {"attack_settings": {name: own}})
+    (attack,) = _attacks(refined, [name], (), None, n_test)
+    return CodeMapSpec(defenses, attack)
 
 
 def _requests(

@@ -2,7 +2,8 @@
 
 The grid is walked seed by seed and defense by defense; after each sweep both tables are written,
 so an interrupted run loses at most the sweep it was in, and the same command goes on from there.
-A defense or an attack that raises leaves failed cells with its message, and the run goes on.
+A defense or an attack that raises leaves failed cells with its message, and an attack that does
+not suit a defense leaves skipped ones; the run goes on.
 """
 
 import json
@@ -16,6 +17,8 @@ import pandas as pd
 import torch
 
 from benchmark.checkpoints import Checkpoints, cache_dir, model_key
+from benchmark.code_map import code_map
+from benchmark.code_points import put_codes, read_codes
 from benchmark.codes import code_distance
 from benchmark.datasets import DatasetSource, ImageDataset
 from benchmark.defense import Defense
@@ -24,11 +27,12 @@ from benchmark.plan import load_attack, load_defense
 from benchmark.progress import Progress
 from benchmark.provenance import attack_versions, provenance
 from benchmark.registry import DATASETS
-from benchmark.results import CELLS, SAMPLES, ModelRecord, make_table, write_model
+from benchmark.results import CELLS, SAMPLES, ModelRecord, Status, make_table, write_model
 from benchmark.run_folder import RunFolder
 from benchmark.seeding import seeded
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, derive_seed
 from benchmark.stats import wilson_interval
+from benchmark.suitability import unsuited
 from benchmark.sweep import BATCH_SIZE, Outcome, sweep
 from benchmark.training import TrainingSettings
 
@@ -56,7 +60,10 @@ def run(
     do. Failed cells are tried again by the next call; ok and skipped ones never are.
     """
     folder = RunFolder.open(out, spec)
-    if all(folder.is_final(*key) for key in _sweeps(spec)):
+    lacks_codes = any(
+        _lacks_codes(folder, seed, defense) for seed in spec.seeds for defense in spec.defenses
+    )
+    if all(folder.is_final(*key) for key in _sweeps(spec)) and not lacks_codes:
         return RunResult(folder.path, folder.cells, was_complete=True)
     source = DATASETS.load(spec.dataset)
     if not isinstance(source, DatasetSource):
@@ -80,6 +87,15 @@ def _sweeps(spec: RunSpec) -> Iterator[tuple[int, DefenseSpec, AttackSpec]]:
                 yield seed, defense, attack
 
 
+def _lacks_codes(folder: RunFolder, seed: int, defense: DefenseSpec) -> bool:
+    """Tell whether a defense's code map is asked for and not there."""
+    asked = folder.spec.code_map
+    if asked is None or defense.name not in asked.defenses:
+        return False
+    there = read_codes(folder.path)
+    return not ((there["defense"] == defense.name) & (there["seed"] == seed)).any()
+
+
 @dataclass(frozen=True)
 class _Row:
     """One row of the grid: a defense under one seed, and the attacks on it."""
@@ -94,7 +110,8 @@ class _Row:
         """Train the defense and run the attacks that are still missing."""
         name, spec = self.defense.name, self.folder.spec
         missing = [a for a in spec.attacks if not self.folder.is_final(self.seed, self.defense, a)]
-        if not missing:
+        lacks_codes = _lacks_codes(self.folder, self.seed, self.defense)
+        if not missing and not lacks_codes:
             return
         self.progress.say(f"{name} (seed {self.seed}): training on {len(train_set)} images")
         try:
@@ -113,9 +130,28 @@ class _Row:
         self.progress.say(f"{name}: {_summary(record)}")
         for attack in missing:
             self._attack(attack, model, test_set.head(attack.n))
+        if lacks_codes:
+            self._map_codes(model, test_set)
+
+    def _map_codes(self, model: Defense, test_set: ImageDataset) -> None:
+        """Bring the codes of test images to the plane; a failure costs the figure, not the run."""
+        name, asked = self.defense.name, self.folder.spec.code_map
+        assert asked is not None
+        images = test_set.head(asked.attack.n)
+        try:
+            points = code_map(model, asked.attack, images, name=name, seed=self.seed)
+            put_codes(self.folder.path, points)
+        except Exception as error:
+            reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-codes", error)
+            self.progress.say(f"{name}: no code map: {reason}")
+        else:
+            self.progress.say(f"{name}: code map of {len(images)} test images")
 
     def _attack(self, attack: AttackSpec, model: Defense, images: ImageDataset) -> None:
-        """Sweep one attack over its budgets; keep what was computed, whatever happens."""
+        """Sweep one attack over its budgets; keep what was computed, whatever happens.
+
+        An attack that does not suit the defense is skipped, and its cells say why.
+        """
         spec = self.folder.spec
         outcomes: list[Outcome] = []
 
@@ -124,21 +160,25 @@ class _Row:
                 self.seed, spec.dataset, self.defense.name, attack.name, attack.library, eps
             )
 
-        failure = ""
+        failure = skipped = ""
         what = f"{self.defense.name}, {attack.name} ({attack.library})"
         try:
             searched = load_attack(attack)
-            for outcome in sweep(
-                model, searched, attack, images, seed_at=seed_at, progress=self.progress
-            ):
-                outcomes.append(outcome)
+            skipped = unsuited(model, searched, attack)
+            if not skipped:
+                for outcome in sweep(
+                    model, searched, attack, images, seed_at=seed_at, progress=self.progress
+                ):
+                    outcomes.append(outcome)
         except Exception as error:
             stem = f"{self.defense.name}-seed{self.seed}-{attack.library}-{attack.name}"
             failure = self.folder.keep_traceback(stem, error)
             self.progress.say(f"{what}: failed: {failure}")
         finally:
-            self._put(attack, outcomes, failure, images)
-        if not failure:
+            self._put(attack, outcomes, failure, images, skipped=skipped)
+        if skipped:
+            self.progress.say(f"{what}: skipped: {skipped}")
+        elif not failure:
             accuracies = [1 - float(o.success.double().mean()) for o in outcomes]
             self.progress.say(
                 f"{what}: accuracy {accuracies[0]:.3f} at eps {outcomes[0].eps:g}"
@@ -152,13 +192,22 @@ class _Row:
         outcomes: list[Outcome],
         failure: str,
         images: ImageDataset | None = None,
+        *,
+        skipped: str = "",
     ) -> None:
-        """Write a sweep's rows: an ok cell per outcome, a failed one per eps left if it failed."""
-        cells = [self._cell(attack, outcome.eps, outcome, "") for outcome in outcomes]
-        if failure:
+        """Write a sweep's rows: an ok cell per outcome, one with the reason per eps left."""
+        cells = [
+            self._cell(attack, outcome.eps, "ok", outcome.notes, _measured(outcome, attack.n))
+            for outcome in outcomes
+        ]
+        if failure or skipped:
             done = {outcome.eps for outcome in outcomes}
-            left = [eps for eps in attack.threat.eps if eps not in done]
-            cells += [self._cell(attack, eps, None, failure) for eps in left]
+            status: Status = "failed" if failure else "skipped"
+            cells += [
+                self._cell(attack, eps, status, failure or skipped, _missing())
+                for eps in attack.threat.eps
+                if eps not in done
+            ]
         samples = [
             self._samples(attack, outcome, images) for outcome in outcomes if images is not None
         ]
@@ -177,16 +226,21 @@ class _Row:
         }
 
     def _cell(
-        self, attack: AttackSpec, eps: float, outcome: Outcome | None, failure: str
+        self,
+        attack: AttackSpec,
+        eps: float,
+        status: Status,
+        reason: str,
+        numbers: Mapping[str, float],
     ) -> dict[str, Any]:
         return {
             **self._key(attack, eps),
             "eot": attack.eot,
             "bpda": attack.bpda,
-            "status": "failed" if outcome is None else "ok",
-            "reason": failure if outcome is None else outcome.notes,
+            "status": status,
+            "reason": reason,
             "n": attack.n,
-            **(_missing() if outcome is None else _measured(outcome, attack.n)),
+            **numbers,
             "device": self.folder.spec.device,
             "preset": self.folder.spec.preset,
             "versions": json.dumps(
@@ -247,7 +301,7 @@ def trained(
     params = dict(spec.params)
     if "training" in params:
         params["training"] = TrainingSettings.build(params["training"])
-    cls = load_defense(spec.name)
+    cls = load_defense(spec.type)
     with seeded(model_seed):
         defense = cls(train_set.info, **params)
     # Channels-last convolutions are up to twice as fast, on the CPU as on a GPU.
@@ -277,13 +331,15 @@ def trained(
 
 @torch.no_grad()
 def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
-    """Return what is measured on a trained model besides attacks: its codes' distance."""
+    """Return what is measured on a trained model besides attacks: its own, its codes' distance."""
+    with seeded(seed, test_set.device):
+        measures = dict(defense.measure(test_set))
     with seeded(seed, test_set.device):
         parts = [defense.embed(test_set.x(rows)) for rows in test_set.batches(BATCH_SIZE)]
     codes = [part.double().cpu() for part in parts if part is not None]
-    if len(codes) < len(parts):
-        return {}
-    return {"code_distance": code_distance(torch.cat(codes).numpy(), seed)}
+    if len(codes) == len(parts):
+        measures["code_distance"] = code_distance(torch.cat(codes).numpy(), seed)
+    return measures
 
 
 def _summary(record: ModelRecord) -> str:

@@ -77,10 +77,20 @@ def parse_eps(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class DefenseSpec:
-    """A defense by its registered name (or ``package.module:Class``) and its options."""
+    """One defense as the run uses it: options under a name of its own.
+
+    ``name`` appears in the results and shapes the model's seed; ``type`` is the registered defense
+    (or ``package.module:Class``) behind it, so that a study can hold several of one
+    (``ot-cla[code_dim=2]`` of type ``ot-cla``).
+    """
 
     name: str
     params: Params = field(default_factory=dict)
+    type: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.type:
+            object.__setattr__(self, "type", self.name)
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,19 @@ class AttackSpec:
 
 
 @dataclass(frozen=True)
+class CodeMapSpec:
+    """Whose codes are brought to the plane (Figure 5), and under which attack, at its one eps."""
+
+    defenses: tuple[str, ...]
+    attack: AttackSpec
+
+
+@dataclass(frozen=True)
 class RunSpec:
-    """A whole run: one dataset, its defenses, its attacks and its seeds."""
+    """A whole run: one dataset, its defenses, its attacks and its seeds.
+
+    ``study`` names the preset's study whose members the defenses are, if they are any.
+    """
 
     dataset: str
     preset: str
@@ -122,6 +143,8 @@ class RunSpec:
     device: str
     defenses: tuple[DefenseSpec, ...]
     attacks: tuple[AttackSpec, ...]
+    study: str = ""
+    code_map: CodeMapSpec | None = None
 
     def __post_init__(self) -> None:
         for option, n in (("--n-train", self.n_train), ("--n-test", self.n_test)):
@@ -137,23 +160,23 @@ class RunSpec:
     def from_json(cls, text: str) -> "RunSpec":
         """Rebuild a spec from :meth:`to_json`; ValueError, KeyError or TypeError if it is none."""
         raw = json.loads(text)
-        attacks = tuple(
-            AttackSpec(
-                **{
-                    **attack,
-                    "threat": ThreatModel(attack["threat"]["norm"], tuple(attack["threat"]["eps"])),
-                }
-            )
-            for attack in raw.pop("attacks")
-        )
+        attacks = tuple(_attack(attack) for attack in raw.pop("attacks"))
         defenses = tuple(DefenseSpec(**defense) for defense in raw.pop("defenses"))
         seeds = tuple(raw.pop("seeds"))
-        return cls(**raw, seeds=seeds, defenses=defenses, attacks=attacks)
+        codes = raw.pop("code_map", None)
+        if codes is not None:
+            codes = CodeMapSpec(tuple(codes["defenses"]), _attack(codes["attack"]))
+        return cls(**raw, seeds=seeds, defenses=defenses, attacks=attacks, code_map=codes)
 
     @property
     def run_id(self) -> str:
         """Name of the run's folder: dataset, preset and a hash of every setting."""
         return f"{self.dataset}-{self.preset}-{digest(self.to_json())[:10]}"
+
+
+def _attack(raw: Mapping[str, Any]) -> AttackSpec:
+    threat = ThreatModel(raw["threat"]["norm"], tuple(raw["threat"]["eps"]))
+    return AttackSpec(**{**raw, "threat": threat})
 
 
 def digest(*parts: object) -> str:
@@ -190,16 +213,16 @@ def preset_for(preset: str, dataset: str) -> dict[str, Any]:
     """
     raw = read_preset(preset)
     base = preset_for(raw["base"], dataset) if "base" in raw else {}
-    return _merge(_merge(base, raw.get("defaults", {})), raw.get(dataset, {}))
+    return merge(merge(base, raw.get("defaults", {})), raw.get(dataset, {}))
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` on top, table by table."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
 
 
@@ -220,7 +243,7 @@ def resolve_attack(
     """
     own = dict(settings.get("attack_settings", {}).get(name, {}))
     refinements = own.pop("libraries", {})
-    own = _merge(own, refinements.get(library, {}))
+    own = merge(own, refinements.get(library, {}))
     norm = own.pop("norm", norm)
     grid = own.pop("eps", settings.get("eps", {}).get(norm))
     if eps is not None:

@@ -4,6 +4,10 @@ An attack receives an :class:`AttackView`, never the defense. The view freezes t
 keeps evaluation mode, averages over fresh noise (EOT, Athalye et al. 2018,
 https://arxiv.org/abs/1707.07397), takes the value from ``forward`` and the gradient from
 ``surrogate`` (BPDA, https://arxiv.org/abs/1802.00420), and counts every query of every sample.
+
+Of a defense with a generator an attack may also ask for images by their latents, and for what the
+classifier behind the generator says of them: an attacker in the latent space knows both networks.
+The search for an image's latents, which lies between the two for any other image, stays closed.
 """
 
 from collections.abc import Iterator
@@ -45,6 +49,13 @@ class AttackView(nn.Module):
     def stochastic(self) -> bool:
         """Whether two queries with the same images may give different answers."""
         return self.defense.stochastic
+
+    @property
+    def latent_dim(self) -> int:
+        """The number of latents of the defense's generator; ValueError if it has none."""
+        if self.defense.latent_dim is None:
+            raise ValueError(f"{type(self.defense).__name__} has no generator")
+        return self.defense.latent_dim
 
     def train(self, mode: bool = True) -> "AttackView":
         """Stay in evaluation mode: attack libraries like to switch modes."""
@@ -100,6 +111,22 @@ class AttackView(nn.Module):
             return total_loss, total_logits, total_gradient
         return total_loss / self.eot, total_logits / self.eot, total_gradient / self.eot
 
+    def generate(self, z: Tensor) -> Tensor:
+        """Return the images (N, C, H, W) in [0, 1] of latents ``z`` (N, latent_dim).
+
+        A pass through the generator alone counts as a query, too.
+        """
+        return self._counted(self.defense.generate(z))
+
+    def classify_latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of ``z`` and the logits (N, K) of the classifier behind the generator.
+
+        One query. Neither EOT nor BPDA applies: nothing is searched, and both networks are
+        differentiated as they are.
+        """
+        images = self.defense.generate(z)
+        return images, self._counted(self.defense.classify_generated(images))
+
     def counts(self) -> tuple[Tensor, Tensor]:
         """Return the forwards and backwards so far, per row: two int64 tensors (rows,), CPU."""
         forwards, backwards = self._counts()
@@ -115,26 +142,28 @@ class AttackView(nn.Module):
         return forwards, backwards
 
     def _query(self, x: Tensor) -> Tensor:
-        """One pass through the defense, counted; its backward pass counts itself by a hook."""
-        share = 1.0 if len(x) == self.rows else len(x) / self.rows
+        """One pass through the defense, counted."""
         if self.inside:
             # Evaluate just inside the box; the gradient passes to x as it is.
             x = x + (x.detach().clamp(self.inside, 1 - self.inside) - x.detach())
-        self._forwards += share
-        if self.bpda:
-            with torch.no_grad():
-                value = self.defense(x)
-            stand_in = self.defense.surrogate(x)
-            self._forwards += share
-            logits = stand_in + (value - stand_in).detach()
-        else:
-            logits = self.defense(x)
-        counted: Tensor = logits
-        if counted.requires_grad:
-            counted.register_hook(  # type: ignore[no-untyped-call]
+        if not self.bpda:
+            return self._counted(self.defense(x))
+        if self.defense.exact_surrogate:
+            return self._counted(self.defense.surrogate(x))
+        with torch.no_grad():
+            value = self.defense(x)
+        stand_in = self.defense.surrogate(x)
+        return self._counted(stand_in + (value - stand_in).detach(), passes=2)
+
+    def _counted(self, answer: Tensor, passes: int = 1) -> Tensor:
+        """Count a query that took ``passes``; its backward pass counts itself by a hook."""
+        share = 1.0 if len(answer) == self.rows else len(answer) / self.rows
+        self._forwards += passes * share
+        if answer.requires_grad:
+            answer.register_hook(  # type: ignore[no-untyped-call]
                 lambda _: self._count_backward(share)
             )
-        return counted
+        return answer
 
     def _count_backward(self, share: float) -> None:
         self._backwards += share
@@ -170,6 +199,8 @@ def clamps_input(view: AttackView, x: Tensor, y: Tensor, loss: Loss) -> bool:
     attacker exactly zero on every pixel that is 0 or 1, and most pixels of MNIST are. A defense
     that does so has a gradient of exactly zero on all edge pixels, but not just inside.
     """
+    if not (view.bpda or view.defense.differentiable):
+        return False  # it shows no gradient that a clamp could hide
     edge = (x == 0) | (x == 1)
     if not edge.any():
         return False

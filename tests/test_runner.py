@@ -10,12 +10,13 @@ import pytest
 import torch
 from toys import Broken, Scripted, Tiny
 
-from benchmark import runner
+from benchmark import code_map, runner
 from benchmark.attacks.pgd import PGD
+from benchmark.code_points import read_codes
 from benchmark.errors import UsageError
 from benchmark.progress import Progress
 from benchmark.results import CELL_KEY, read_run
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec, ThreatModel
 
 EPS = (0.0, 0.02, 0.3)
 DEFENSES = (DefenseSpec("toys:Tiny"), DefenseSpec("toys:Coded"))
@@ -132,6 +133,50 @@ def test_a_run_leaves_two_valid_tables_and_their_origin(go):
     assert tiny.measures == {}
     assert tiny.n_parameters == 7850
     assert [row["epoch"] for row in tiny.log] == [1, 2]
+
+
+def test_what_a_defense_measures_on_itself_is_kept(go, monkeypatch):
+    def measure(self, data):
+        return {"n_seen": len(data), "draw": torch.rand(()).item(), "notes": ["as it is"]}
+
+    monkeypatch.setattr(Tiny, "measure", measure)
+    first, second = (read_run(go(out=out).path).models for out in ("one", "two"))
+    coded, tiny = (model.measures for model in first)
+    assert set(coded) == {"n_seen", "draw", "notes", "code_distance"}
+    assert tiny["n_seen"] == 40
+    assert tiny["notes"] == ["as it is"]
+    assert [model.measures for model in second] == [coded, tiny]  # drawn from the model's seed
+
+
+MAPPED = replace(
+    SPEC,
+    code_map=CodeMapSpec(
+        ("toys:Coded",), AttackSpec("pgd", ThreatModel("linf", (0.1,)), 30, params={"steps": 2})
+    ),
+)
+
+
+def test_the_code_map_is_kept_beside_the_tables_and_made_once(go, monkeypatch):
+    points = read_codes(go(MAPPED).path)
+    assert set(points["defense"]) == {"toys:Coded"}
+    assert points.groupby("condition").size().to_dict() == {"attacked": 30, "clean": 30}
+    monkeypatch.setattr(runner, "code_map", None)
+    assert go(MAPPED).was_complete
+
+
+def test_a_code_map_that_fails_costs_no_cell_and_is_tried_again(go, monkeypatch):
+    def broken(codes, seed):
+        raise RuntimeError("no plane")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code_map, "place", broken)
+        result = go(MAPPED)
+    assert result.n_failed == 0
+    assert read_codes(result.path).empty
+    (trace,) = (result.path / "errors").iterdir()
+    assert "no plane" in trace.read_text()
+    assert not go(MAPPED).was_complete
+    assert len(read_codes(result.path)) == 60
 
 
 def test_samples_are_the_first_images_of_the_test_split(go):
@@ -302,6 +347,87 @@ def test_what_the_harness_notices_is_the_reason_of_an_ok_cell(go, attacks_by):
     assert cells["reason"][0] == ""
     assert "left the box, projected" in cells["reason"][1]
     assert "left the ball, projected" in cells["reason"][1]
+
+
+# --- attacks that do not suit a defense
+
+
+def test_an_attack_that_does_not_suit_a_defense_is_skipped_with_the_reason(go, monkeypatch):
+    eot = AttackSpec("pgd-eot", ThreatModel("linf", EPS), 30, type="pgd", eot=4)
+    bpda = AttackSpec("pgd-bpda", ThreatModel("linf", EPS), 30, type="pgd", bpda=True)
+    said = []
+
+    class Listening(Progress):
+        def say(self, text):
+            said.append(text)
+
+    spec = replace(SPEC, defenses=DEFENSES[:1], attacks=(eot, bpda, *SPEC.attacks))
+    result = go(spec, progress=Listening())
+    assert result.n_failed == 0
+    run = read_run(result.path)
+    skipped = run.cells[run.cells["status"] == "skipped"]
+    assert skipped.groupby("attack")["eps"].apply(list).to_dict() == {
+        "pgd-bpda": list(EPS),
+        "pgd-eot": list(EPS),
+    }
+    reasons = skipped.groupby("attack")["reason"].unique()
+    assert "all 4 draws are equal" in reasons["pgd-eot"].item()
+    assert "this defense is differentiable" in reasons["pgd-bpda"].item()
+    assert skipped[["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]].isna().all(axis=None)
+    assert (skipped["seconds"] == 0).all()
+    assert set(run.samples["attack"]) == {"pgd"}
+    assert any("pgd-eot (inhouse): skipped: EOT" in line for line in said)
+    assert same(read_run(go(replace(SPEC, defenses=DEFENSES[:1])).path), run, attack="pgd")
+
+    before = fingerprint(result.path)
+    monkeypatch.setattr(runner, "trained", None)
+    assert go(spec).was_complete
+    assert fingerprint(result.path) == before
+
+
+def test_a_defense_that_no_attack_suits_is_trained_all_the_same(go):
+    eot = AttackSpec("pgd-eot", ThreatModel("linf", EPS), 30, type="pgd", eot=4)
+    run = read_run(go(replace(SPEC, defenses=DEFENSES[:1], attacks=(eot,))).path)
+    assert set(run.cells["status"]) == {"skipped"}
+    assert run.samples.empty
+    assert Tiny.fits == 1
+    assert [row["epoch"] for row in run.models[0].log] == [1, 2]
+
+
+def test_the_trained_instance_decides_not_its_class(go, monkeypatch):
+    fit = Tiny.fit
+
+    def turns_noisy(self, data, *, seed, progress):
+        self.stochastic = True
+        return fit(self, data, seed=seed, progress=progress)
+
+    monkeypatch.setattr(Tiny, "fit", turns_noisy)
+    eot = AttackSpec("pgd-eot", ThreatModel("linf", EPS), 30, type="pgd", eot=2)
+    assert set(go(replace(SPEC, defenses=DEFENSES[:1], attacks=(eot,))).cells["status"]) == {"ok"}
+
+
+# --- several defenses of one type
+
+
+def test_members_of_one_type_are_models_of_their_own_name(go):
+    names = ("tiny[epochs=1]", "tiny[epochs=2]")
+    members = tuple(
+        DefenseSpec(name, {"training": {"epochs": epochs}}, type="toys:Tiny")
+        for epochs, name in enumerate(names, 1)
+    )
+    run = read_run(go(replace(SPEC, defenses=members)).path)
+    assert Tiny.fits == 2
+    assert set(run.cells["status"]) == {"ok"}
+    assert set(run.cells["defense"]) == set(run.samples["defense"]) == set(names)
+    assert {model.defense: len(model.log) for model in run.models} == dict(
+        zip(names, (1, 2), strict=True)
+    )
+    alone = read_run(go(replace(SPEC, defenses=members[1:])).path)
+    assert Tiny.fits == 2
+    assert same(alone, run, defense=names[1])
+    # The seed hangs on the name: of the same options, another name is another draw.
+    go(replace(SPEC, defenses=(replace(members[1], name="tiny"),)))
+    assert Tiny.fits == 3
 
 
 # --- one cell never changes another

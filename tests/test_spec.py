@@ -13,6 +13,7 @@ from benchmark import spec as spec_module
 from benchmark.errors import UsageError
 from benchmark.spec import (
     AttackSpec,
+    CodeMapSpec,
     DefenseSpec,
     RunSpec,
     ThreatModel,
@@ -55,12 +56,36 @@ CHANGES = {
     "device": "cuda",
     "defenses": (*SPEC.defenses[:-1], DefenseSpec(SPEC.defenses[-1].name, {"width": 9})),
     "attacks": (replace(SPEC.attacks[0], eot=2), SPEC.attacks[1]),
+    "study": "embedding-dim",
+    "code_map": CodeMapSpec(("e-cla",), SPEC.attacks[0]),
 }
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(RunSpec)])
 def test_every_setting_changes_the_run_id(name):
     assert replace(SPEC, **{name: CHANGES[name]}).run_id != SPEC.run_id
+
+
+def test_a_code_map_survives_json():
+    spec = replace(SPEC, code_map=CHANGES["code_map"])
+    assert RunSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_defense_is_of_its_own_type_unless_told():
+    assert DefenseSpec("madry").type == "madry"
+    member = DefenseSpec("ot-cla[lam=1]", {"lam": 1.0}, type="ot-cla")
+    assert replace(member, name="ot-cla[lam=2]").type == "ot-cla"
+    spec = replace(SPEC, defenses=(member,))
+    assert RunSpec.from_json(spec.to_json()) == spec
+    assert replace(spec, defenses=(replace(member, type="ot-cla-adv"),)).run_id != spec.run_id
+
+
+def test_specs_from_before_types_and_studies_are_read():
+    raw = json.loads(SPEC.to_json())
+    assert raw.pop("study") == ""
+    for defense in raw["defenses"]:
+        assert defense.pop("type") == defense["name"]
+    assert RunSpec.from_json(json.dumps(raw)) == SPEC
 
 
 @given(st.lists(st.text(max_size=5), max_size=4))

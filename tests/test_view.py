@@ -89,6 +89,78 @@ def test_bpda_weighs_the_loss_by_the_deployed_value():
     assert gradient.item() == pytest.approx(3 * torch.sigmoid(torch.tensor(3.0)).item())
 
 
+class Exact(Rounding):
+    """Its surrogate returns forward's value, with the identity for the rounding's gradient."""
+
+    exact_surrogate = True
+
+    def surrogate(self, x):
+        return Linear.forward(self, x.round() + (x - x.detach()))
+
+
+def test_bpda_asks_an_exact_surrogate_alone():
+    model = Exact(torch.tensor([3.0]))
+    x, y = pixels(0.6, 0.4), torch.tensor([0, 0])
+    with attack_view(model, 2, bpda=True) as view:
+        _, logits, gradient = view.gradient(x, y, score)
+        assert torch.equal(view.logits(x), model(x))
+        forwards, backwards = view.counts()
+    assert logits[:, 1].tolist() == [3, 0]  # of the rounded images
+    assert gradient.flatten().tolist() == [3, 3]
+    assert forwards.tolist() == [2, 2]
+    assert backwards.tolist() == [1, 1]
+    assert model.forwards == 2 * 3  # two queries, and the test's own call
+
+
+# --- behind a generator
+
+
+class Generated(Linear):
+    """G(z) = 2 z, one pixel; its forward searches nothing, and must not be asked."""
+
+    latent_dim = 1
+
+    def generate(self, z):
+        return (2 * z).view(-1, 1, 1, 1)
+
+    def classify_generated(self, x):
+        return super().forward(x)
+
+    def forward(self, x):
+        raise AssertionError("not behind the generator")
+
+
+def test_an_attack_may_ask_for_images_and_logits_by_their_latents():
+    with attack_view(Generated(torch.tensor([3.0])), 2, eot=5, bpda=True) as view:
+        assert view.latent_dim == 1
+        z = torch.tensor([[0.1], [0.2]], requires_grad=True)
+        images, logits = view.classify_latents(z)
+        (slope,) = torch.autograd.grad(logits[:, 1].sum() + images.sum(), z)
+        counts = [count.tolist() for count in view.counts()]
+    assert images.flatten().tolist() == pytest.approx([0.2, 0.4])
+    assert logits[:, 1].tolist() == pytest.approx([0.6, 1.2])
+    assert slope.flatten().tolist() == [8, 8]
+    assert counts == [[1, 1], [1, 1]]
+
+
+def test_a_pass_through_the_generator_alone_counts_too():
+    with attack_view(Generated(torch.ones(1)), 2) as view:
+        z = torch.zeros(6, 1, requires_grad=True)  # three latents for each image
+        view.generate(z).sum().backward()
+        with torch.no_grad():
+            view.generate(z)
+        counts = [count.tolist() for count in view.counts()]
+    assert counts == [[6, 6], [3, 3]]
+
+
+def test_a_defense_without_a_generator_has_no_latents():
+    with (
+        attack_view(Linear(torch.ones(1)), 1) as view,
+        pytest.raises(ValueError, match="Linear has no generator"),
+    ):
+        _ = view.latent_dim
+
+
 # --- counting
 
 
@@ -245,6 +317,16 @@ def test_inside_changes_no_value_noticeably():
 @pytest.mark.parametrize("loss", [margin, cross_entropy])
 def test_a_plain_network_is_not_flagged(loss):
     assert not found(SmallCNN(), images(8), loss)
+
+
+def test_a_defense_without_a_gradient_hides_none():
+    class Blind(Function):
+        differentiable = False
+
+    model = Blind(lambda x: SmallCNN()(x.detach()))
+    assert not found(model, images(8))
+    with attack_view(model, 8, bpda=True) as view, pytest.raises(RuntimeError):
+        clamps_input(view, images(8), torch.zeros(8).long(), margin)  # with BPDA one is owed
 
 
 def test_images_without_edge_pixels_show_nothing():

@@ -205,7 +205,13 @@ def adapt(naming: Naming, cls: type, norm: str) -> type[Attack]:
         cls.__name__,
         [("norm", str, field(default=norm)), *own],
         bases=(base,),
-        namespace={**method, "library": naming.library, "__doc__": cls.__doc__},
+        # A library's attacks do not say whether they follow the gradient; none is skipped for it.
+        namespace={
+            **method,
+            "library": naming.library,
+            "needs_gradient": False,
+            "__doc__": cls.__doc__,
+        },
         frozen=True,
         kw_only=True,
     )

@@ -28,16 +28,26 @@ BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
 
 
 class _Linear(Defense):
-    """Logits W x of fixed random W: closed-form distances, and images far from any boundary."""
+    """Logits W x of fixed random W: closed-form distances, and images far from any boundary.
+
+    Its generator makes every image, so that attacks on a generator's latents can run on it.
+    """
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
         pixels = int(np.prod(info.shape))
         weight = torch.randn(info.n_classes, pixels, generator=generator(20))
         self.weight = torch.nn.Parameter(weight / pixels**0.5)
+        self.latent_dim: int = pixels
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - 0.5).flatten(1) @ self.weight.T
+
+    def generate(self, z: Tensor) -> Tensor:
+        return z.sigmoid().view(-1, *self.info.shape)
+
+    def classify_generated(self, x: Tensor) -> Tensor:
+        return self(x)
 
 
 def check_attack(attack: Attack) -> list[str]:

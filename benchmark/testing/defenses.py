@@ -270,5 +270,8 @@ def _defense_findings(
             "forward clamps its input, which hides the gradient of every black and white pixel;"
             " the harness attacks it just inside the box"
         )
-    if not differentiable:
-        yield what("forward has no gradient of its own: attack it with bpda = true")
+    if not differentiable and defense.differentiable:
+        yield what(
+            "forward has no gradient of its own: say so with differentiable = False, and attacks"
+            " take the surrogate's"
+        )
