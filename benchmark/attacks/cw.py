@@ -79,13 +79,9 @@ class CarliniWagner(MinimalAttack):
     def run(self, view: AttackView, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """See :meth:`benchmark.attack.MinimalAttack.run`; where it fails, the closest attempt."""
         nearest = Nearest(x)
-        c = torch.full((len(x),), self.initial_c, device=x.device, dtype=x.dtype)
-        lower, upper = torch.zeros_like(c), torch.full_like(c, torch.inf)
+        constants = Constants(x, self.initial_c)
         for _ in range(self.search_steps):
-            suffices = self._descend(view, x, y, c, nearest)
-            upper = torch.where(suffices, c, upper)
-            lower = torch.where(suffices, lower, c)
-            c = torch.where(upper.isfinite(), (lower + upper) / 2, c * 10)
+            constants.narrow(self._descend(view, x, y, constants.c, nearest))
         return nearest.x
 
     def lead(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -164,6 +160,22 @@ class CarliniWagner(MinimalAttack):
         fooled = (lead > 0) & (lead >= self.confidence)
         nearest.offer(rows, x_adv, squared, lead, fooled)
         return fooled
+
+
+class Constants:
+    """The search for the smallest c that suffices, per sample: ``c`` (N,) is the next to try."""
+
+    def __init__(self, x: Tensor, initial: float) -> None:
+        self.c = torch.full((len(x),), initial, device=x.device, dtype=x.dtype)
+        self._lower = torch.zeros_like(self.c)
+        self._upper = torch.full_like(self.c, torch.inf)
+
+    def narrow(self, suffices: Tensor) -> None:
+        """Go on from which of ``c`` suffice (N,): times ten until one does, then by bisection."""
+        self._upper = torch.where(suffices, self.c, self._upper)
+        self._lower = torch.where(suffices, self._lower, self.c)
+        middle = (self._lower + self._upper) / 2
+        self.c = torch.where(self._upper.isfinite(), middle, self.c * 10)
 
 
 class Nearest:
