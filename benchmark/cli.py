@@ -58,7 +58,16 @@ def _root(
 @app.command()
 def run(
     dataset: Annotated[str, typer.Option(help="Dataset to train and attack on.")],
-    defenses: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
+    defenses: Annotated[
+        str, typer.Option(help="Comma-separated names, or all: with --study, all of the study's.")
+    ] = "all",
+    study: Annotated[
+        str,
+        typer.Option(
+            help="One option over several values: a study that the preset has for the dataset,"
+            " such as embedding-dim or lambda."
+        ),
+    ] = "",
     attacks: Annotated[
         str,
         typer.Option(
@@ -110,10 +119,13 @@ def run(
         n_train=n_train,
         n_test=n_test,
         seeds=seed_list,
+        study=study.strip(),
     )
     _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
     if budgets and list(budgets) != [float(word) for word in eps.split(",")]:
         _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
+    if spec.study:
+        _say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
     _say(f"run folder: {out / spec.run_id}")
     result = run_spec(
         spec,
@@ -222,6 +234,37 @@ def crosscheck(
     _say(f"report: {page}")
     if found.failed:
         raise typer.Exit(FAILED_CELLS)
+
+
+@app.command()
+def dimension(
+    dataset: Annotated[str, typer.Option(help="Dataset whose images are measured.")],
+    n: Annotated[
+        int | None, typer.Option(help="Images; 1,000 by default, or all if there are fewer.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Where the images are from: test or train.")] = "test",
+    k1: Annotated[int, typer.Option(help="Fewest neighbours, 3 or more.")] = 6,
+    k2: Annotated[int, typer.Option(help="Most neighbours.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the interval's draws.")] = 0,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Estimate the intrinsic dimension of a dataset's images, with an interval."""
+    from benchmark.dimension_study import DimensionSettings, measure_dimension, print_dimension
+    from benchmark.progress import ConsoleProgress
+
+    settings = DimensionSettings(dataset, n, split, k1, k2, seed)
+    found, file = measure_dimension(
+        settings, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
+    )
+    if as_json:
+        typer.echo(json.dumps(found.result(), indent=2))
+    else:
+        print_dimension(found)
+    _say(f"results: {file}")
 
 
 class Kind(StrEnum):

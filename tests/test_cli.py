@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmark import __version__, cli, spec
+from benchmark import __version__, cli, spec, studies
 from benchmark.attacks.pgd import PGD
 from benchmark.cli import main
 from benchmark.results import read_run, read_spec
@@ -20,7 +20,17 @@ PRESET = {
         "eps": {"linf": [0.0, 0.1], "l2": [0.0, 0.5]},
         "training": {"epochs": 1, "batch_size": 25, "adversary_steps": 1},
         "defense_options": {"width": 0.05, "code_dim": 4},
-        "attack_settings": {"pgd": {"steps": 2}},
+        "attack_settings": {"pgd": {"steps": 2}, "pgd-eot": {"type": "pgd", "eot": 2}},
+        "defenses": {
+            "defense-gan": {
+                "gan_epochs": 1,
+                "gan_batch_size": 10,
+                "rec_steps": 2,
+                "rec_restarts": 1,
+                "rec_lr": 1.0,
+            }
+        },
+        "studies": {"width": {"defenses": ["ot-cla"], "option": "width", "values": [0.05, 0.1]}},
     },
 }
 
@@ -43,7 +53,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def tiny_preset(monkeypatch):
-    for module in (cli, spec):
+    for module in (cli, spec, studies):
         monkeypatch.setattr(module, "read_preset", lambda name: PRESET)
 
 
@@ -94,6 +104,8 @@ RUN = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
         (["--eps", "0,inf"], "eps inf: not a finite number"),
         (["--n-train", "0"], "--n-train must be at least 1, got 0"),
         (["--n-test", "-5"], "--n-test must be at least 1, got -5"),
+        (["--study", "lamda"], "unknown study 'lamda'; did you mean 'lambda'?"),
+        (["--study", "lambda", "--defenses", "madry"], "unknown option of defense madry 'lam'"),
         (["--seeds", "0,one"], "--seeds: '0,one' is no list of whole numbers"),
         (["--seeds", "1,1"], "--seeds must be distinct"),
         (["--seeds", ""], "--seeds must be distinct"),
@@ -102,6 +114,14 @@ RUN = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
 def test_wrong_words_are_refused_with_one_line(refused, call, words, message):
     assert message in refused(*RUN, *words)
     assert len(call(*RUN, *words)[2].splitlines()) == 1
+
+
+def test_a_study_of_other_datasets(refused):
+    message = refused(
+        *("run", "--dataset", "toys:DATASET", "--preset", "smoke", "--device", "cpu"),
+        *("--study", "embedding-dim"),
+    )
+    assert "no study 'embedding-dim' of toys:DATASET; it has: lambda" in message
 
 
 def test_more_images_than_there_are(refused):
@@ -243,9 +263,12 @@ def test_all_defenses_on_digits_and_the_same_command_again(call, tmp_path, tiny_
     assert err.splitlines()[0] == "preset smoke (asked for): for the tests"
     (folder,) = (tmp_path / "runs").iterdir()
     run = read_run(folder)
-    assert (run.cells["status"] == "ok").all()
-    assert len(run.cells) == 5 * 2
-    names = {"undefended", "e-cla", "ot-cla", "ot-cla-adv", "madry"}
+    names = {"undefended", "e-cla", "ot-cla", "ot-cla-adv", "madry", "rse", "defense-gan"}
+    assert len(run.cells) == len(names) * 2
+    skipped = run.cells[run.cells["status"] == "skipped"]
+    assert set(skipped["defense"]) == {"defense-gan"}  # it passes no gradient to plain pgd
+    assert len(skipped) == 2
+    assert (run.cells.drop(skipped.index)["status"] == "ok").all()
     assert {model.defense for model in run.models} == names
     with_codes = {m.defense for m in run.models if "code_distance" in m.measures}
     assert with_codes == {"e-cla", "ot-cla", "ot-cla-adv"}
@@ -267,6 +290,44 @@ def test_all_defenses_on_digits_and_the_same_command_again(call, tmp_path, tiny_
     assert code == 0
     assert out.strip() == str(tmp_path / "elsewhere" / "report.html")
     assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+@pytest.mark.e2e
+def test_a_study_and_the_same_command_again(call, tmp_path, tiny_preset):
+    words = (*RUN, "--study", "width")
+    code, out, err = call(*words)
+    assert code == 0
+    names = ["ot-cla[width=0.05]", "ot-cla[width=0.1]"]
+    assert f"study width: {', '.join(names)}" in err
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = read_run(folder)
+    assert run.spec.study == "width"
+    assert [defense.type for defense in run.spec.defenses] == ["ot-cla"] * 2
+    assert (run.cells["status"] == "ok").all()
+    assert sorted(set(run.cells["defense"])) == names
+    parameters = {model.defense: model.n_parameters for model in run.models}
+    assert parameters[names[0]] < parameters[names[1]]
+    for name in names:
+        assert name in out
+        assert name in (folder / "report" / "report.html").read_text("utf-8")
+    assert "nothing was computed" in call(*words)[2]
+
+
+def test_skipped_cells_are_no_failure_and_are_not_tried_again(call, tmp_path, tiny_preset):
+    words = (*RUN, "--defenses", "undefended", "--attacks", "pgd,pgd-eot")
+    code, out, err = call(*words)
+    assert code == 0
+    assert "undefended, pgd-eot (inhouse): skipped: EOT averages over noise" in err
+    assert "-" in out
+    (folder,) = (tmp_path / "runs").iterdir()
+    cells = read_run(folder).cells
+    assert set(cells.loc[cells["attack"] == "pgd-eot", "status"]) == {"skipped"}
+    assert set(cells.loc[cells["attack"] == "pgd", "status"]) == {"ok"}
+    html = (folder / "report" / "report.html").read_text("utf-8")
+    assert "EOT averages over noise, and this defense has none" in html
+    code, again, err = call(*words)
+    assert (code, again) == (0, out)
+    assert "nothing was computed" in err
 
 
 def test_a_failed_cell_is_exit_code_1(call, tmp_path, tiny_preset, monkeypatch):
