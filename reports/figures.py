@@ -1,27 +1,21 @@
 """Figures of a run: security curves with their intervals, and training curves.
 
-Every figure is a file of its own, so that a page can lay them out for its width. Each defense
-keeps its colour, marker and line style over all figures of a report; the three together tell
-lines apart without colour. Legends stand below the axes, where they hide nothing.
+Each defense keeps its colour, marker and line style over all figures of a report; the three
+together tell lines apart without colour.
 """
 
-import io
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.results import ModelRecord
+from reports.drawing import Picture, canvas, legend, plain, render
 from reports.tables import NORM_WORDS, attack_title, is_number, number
 
 # Without the palette's yellow and light pink, which vanish on white. The lengths of the three
@@ -35,32 +29,6 @@ _DASHES: tuple[Any, ...] = (
     (0, (6, 1.5, 1.5, 1.5)),
     (0, (8, 3)),
 )
-
-_SETTINGS = {
-    "figure.dpi": 100,
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "text.parse_math": False,  # a plugin's name may hold $
-    "text.usetex": False,
-    "svg.hashsalt": "defensebench",  # equal tables give equal bytes
-    "svg.fonttype": "path",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.7,
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure: vector and raster bytes, and words for who cannot see it."""
-
-    svg: bytes
-    png: bytes
-    alt: str
 
 
 def line_styles(defenses: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -80,18 +48,23 @@ def line_styles(defenses: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def security_curves(
-    pooled: pd.DataFrame, cells: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
+    pooled: pd.DataFrame,
+    cells: pd.DataFrame,
+    styles: Mapping[str, Mapping[str, Any]],
+    subject: str = "",
 ) -> Picture | None:
     """Draw robust accuracy against eps under one attack; None where no cell is ok.
 
     ``pooled`` and ``cells`` are the attack's rows of :func:`reports.tables.pool` and
-    :func:`reports.tables.grid`. Where a cell is not ok its line is broken, not bridged.
+    :func:`reports.tables.grid`. Where a cell is not ok its line is broken, not bridged. ``subject``
+    is what the title names beside the dataset.
     """
     if not (pooled["status"] == "ok").any():
         return None
     attack: dict[Any, Any] = pooled.iloc[0].to_dict()
     words = []
-    with _canvas() as (figure, axes):
+    with canvas() as figure:
+        axes = figure.add_subplot()
         drawn = []
         for name in dict.fromkeys(pooled["defense"]):
             points = pooled[pooled["defense"] == name].sort_values("eps")
@@ -102,16 +75,16 @@ def security_curves(
             _curve(axes, points, styles[name])
             own = cells[(cells["defense"] == name) & (cells["status"] == "ok")]
             if own["seed"].nunique() > 1:
-                dots = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
+                dots: dict[str, Any] = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
                 color = [styles[name]["color"]]
                 axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
         unit = "pixel values in [0, 1]" if attack["norm"] == "linf" else "Euclidean length"
         norm = NORM_WORDS.get(attack["norm"], attack["norm"])
         _frame(axes, f"eps, {norm} ({unit})", "robust accuracy", fraction=True)
-        title = f"{attack['dataset']}: {attack_title(attack)}"
+        title = f"{attack['dataset']}{subject and ', '}{subject}: {attack_title(attack)}"
         _finish(figure, axes, title, drawn, styles)
         alt = f"Robust accuracy against eps on {title}. {' '.join(words)}"
-        return Picture(*_render(figure), alt)
+        return Picture(*render(figure), alt)
 
 
 def _curve(axes: Any, points: pd.DataFrame, style: Mapping[str, Any]) -> None:
@@ -155,7 +128,8 @@ def training_curves(
     """Draw a measure of the training logs against the epoch, a line per model; None if absent."""
     words: list[str] = []
     drawn: list[str] = []
-    with _canvas() as (figure, axes):
+    with canvas() as figure:
+        axes = figure.add_subplot()
         for model in models:
             points = [
                 (row.get("epoch", i + 1), row.get(measure)) for i, row in enumerate(model.log)
@@ -175,7 +149,7 @@ def training_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         title = TRAINING[measure].capitalize()
         _finish(figure, axes, title, drawn, styles)
-        return Picture(*_render(figure), f"{title} against epoch. {' '.join(words)}")
+        return Picture(*render(figure), f"{title} against epoch. {' '.join(words)}")
 
 
 def distance_curves(
@@ -191,7 +165,8 @@ def distance_curves(
     styles = line_styles(curves)
     words = []
     end = max(x[-1] for x, _ in curves.values())
-    with _canvas() as (figure, axes):
+    with canvas() as figure:
+        axes = figure.add_subplot()
         for name, (x, y) in curves.items():
             style = dict(styles[name])
             if len(x) > 20:
@@ -200,19 +175,10 @@ def distance_curves(
             words.append(f"{name} ends at {number(y[-1])}.")
         _frame(axes, labels[0], "accuracy left", fraction=True)
         _finish(figure, axes, labels[1], list(curves), styles)
-        return Picture(*_render(figure), f"Accuracy against {labels[0]}. {' '.join(words)}")
+        return Picture(*render(figure), f"Accuracy against {labels[0]}. {' '.join(words)}")
 
 
 # --- common to all -----------------------------------------------------------------------------
-
-
-@contextmanager
-def _canvas() -> Iterator[tuple[Figure, Any]]:
-    # A Figure of its own on Agg: no window, no pyplot state, and no matplotlibrc of the user's.
-    with matplotlib.style.context(["default", _SETTINGS]):
-        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, figure.add_subplot()
 
 
 def _frame(axes: Any, x: str, y: str, *, fraction: bool) -> None:
@@ -228,40 +194,11 @@ def _finish(
     figure: Figure,
     axes: Any,
     title: str,
-    defenses: Sequence[str],
+    names: Sequence[str],
     styles: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    axes.set_title(_plain(title, 60), loc="left")
-    # Proxies, so that the legend keeps full colours; the space lets a name start with "_".
-    handles = [Line2D([], [], **styles[name]) for name in defenses]
-    labels = [" " * name.startswith("_") + _plain(name, 34) for name in defenses]
-    longest = max(map(len, labels))
-    columns = 3 if longest <= 14 else 2 if longest <= 26 else 1
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(columns, len(labels)),
-        frameon=False,
-        handlelength=3,
-        fontsize=9,
-    )
+    axes.set_title(plain(title, 60), loc="left")
+    # Proxies, so that the legend keeps full colours.
+    lines = legend(figure, [Line2D([], [], **styles[name]) for name in names], names)
     # Many defenses with long names: the legend grows downwards, not into the axes.
-    lines = -(-len(labels) // columns)
     figure.set_size_inches(5.2, 3.7 + 0.2 * lines)
-
-
-def _plain(text: str, width: int) -> str:
-    """Cut ``text`` to ``width`` and keep out what an SVG cannot hold."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _render(figure: Figure) -> tuple[bytes, bytes]:
-    svg, png = io.BytesIO(), io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks shows boxes; the page itself spells it out.
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=200)
-    return svg.getvalue(), png.getvalue()

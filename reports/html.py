@@ -13,11 +13,18 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from benchmark.code_points import read_codes
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
 from benchmark.results import ModelRecord, Run, read_run, write_atomic
-from benchmark.spec import digest
+from benchmark.spec import RunSpec, digest
 from reports import crosscheck, figures, tables
+from reports.code_map import code_maps
+from reports.dimension import DimensionResult, is_dimension, read_dimension
+from reports.drawing import Picture
+from reports.paper import paper_tables
+from reports.paper_view import paper_files, paper_view
+from reports.studies import study_curves
 from reports.tables import ATTACK_KEY, NORM_WORDS, STATUS_WORDS, is_number, number, span
 
 View = dict[str, Any]
@@ -30,8 +37,9 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     ``out`` is a folder, or a file that ends in ``.html``. Without it one run's report goes to
     ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` within
     the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged,
-    raises a ResultsError. Folders of cross-checks get their own page anew, which the report links;
-    where there is nothing else, that page is the report.
+    raises a ResultsError. Folders of ``dimension`` fill the paper's Table 3. Folders of
+    cross-checks get their own page anew, which the report links; where there is nothing else, that
+    page is the report.
     """
     named = list({path.resolve(): path for path in run_dirs}.values())
     if not named:
@@ -40,9 +48,10 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     distinct = [path for path in named if not is_crosscheck(path)]
     if not distinct:
         return pages[-1]
-    runs = [read_run(path) for path in distinct]
-    if out is None and len(runs) == 1:
-        out = runs[0].path / "report"
+    dimensions = [read_dimension(path) for path in distinct if is_dimension(path)]
+    runs = [read_run(path) for path in distinct if not is_dimension(path)]
+    if out is None and len(distinct) == 1:
+        out = distinct[0] / "report"
     elif out is None:
         name = digest(*(path.resolve().name for path in distinct))[:10]
         out = distinct[0] / f"report-{name}"
@@ -50,7 +59,7 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     links = [
         (crosscheck.title(read_crosscheck(path.parent)), _link(path, page.parent)) for path in pages
     ]
-    html, files = render(runs, links)
+    html, files = render(runs, links, dimensions)
     try:
         for name, data in files.items():
             write_atomic(page.parent / name, data)
@@ -66,7 +75,9 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def render(
-    runs: Sequence[Run], crosschecks: Sequence[tuple[str, str]] = ()
+    runs: Sequence[Run],
+    crosschecks: Sequence[tuple[str, str]] = (),
+    dimensions: Sequence[DimensionResult] = (),
 ) -> tuple[str, dict[str, bytes]]:
     """Return the page and the files beside it, by name; equal tables give equal bytes.
 
@@ -80,6 +91,8 @@ def render(
     for i, run in enumerate(runs, 1):
         prefix = f"run{i}-" if len(runs) > 1 else ""
         views.append(_run_view(run, styles, prefix, files))
+    items = paper_tables(runs, dimensions)
+    files |= paper_files(items)
     environment = Environment(
         loader=PackageLoader("reports", "templates"),
         autoescape=True,
@@ -90,7 +103,8 @@ def render(
     assert environment.loader is not None
     css = environment.loader.get_source(environment, "report.css")[0]
     page = environment.get_template("report.html.j2")
-    return page.render(runs=views, css=Markup(css), crosschecks=crosschecks), files
+    shown = {"runs": views, "crosschecks": crosschecks, "paper": paper_view(items)}
+    return page.render(css=Markup(css), **shown), files
 
 
 def _run_view(
@@ -107,7 +121,8 @@ def _run_view(
         files[f"{name}.csv"] = table.csv().encode()
         files[f"{name}.tex"] = table.latex().encode()
         own = _rows_of(pooled, table.attack), _rows_of(cells, table.attack)
-        picture = figures.security_curves(*own, styles)
+        picture = study_curves(*own, run.spec) if run.spec.study else None
+        picture = picture or figures.security_curves(*own, styles)
         attacks.append({"table": table, "file": name, "figure": _figure(name, picture, files)})
     training = [
         _figure(
@@ -115,11 +130,12 @@ def _run_view(
         )
         for m in figures.TRAINING
     ]
+    code_map = _figure(f"{prefix}codes", code_maps(read_codes(run.path)), files)
     return {
         "id": f"{prefix}{_slug(run.run_id)}",
         "prefix": prefix,
         "spec": run.spec,
-        "title": f"{run.spec.dataset}, preset {run.spec.preset}",
+        "title": _title(run.spec),
         "facts": _facts(run, cells),
         "counts": [(word, STATUS_WORDS[word], counts[word]) for word in STATUS_WORDS],
         "verdict": _verdict(counts),
@@ -129,6 +145,7 @@ def _run_view(
         "models": [_model(model) for model in _ordered(run)],
         "codes": [code for model in _ordered(run) for code in _code(model)],
         "training": [figure for figure in training if figure],
+        "code_map": code_map,
         "settings": [_attack_settings(attack) for attack in run.spec.attacks],
         "defenses": [
             {
@@ -139,6 +156,11 @@ def _run_view(
             for defense in run.spec.defenses
         ],
     }
+
+
+def _title(spec: RunSpec) -> str:
+    study = f", study {spec.study}" if spec.study else ""
+    return f"{spec.dataset}, preset {spec.preset}{study}"
 
 
 def _rows_of(frame: pd.DataFrame, attack: Mapping[str, str]) -> pd.DataFrame:
@@ -153,7 +175,7 @@ def _slug(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:60].strip("-")
 
 
-def _figure(name: str, picture: figures.Picture | None, files: dict[str, bytes]) -> View | None:
+def _figure(name: str, picture: Picture | None, files: dict[str, bytes]) -> View | None:
     if picture is None:
         return None
     files[f"{name}.svg"] = picture.svg

@@ -1,12 +1,14 @@
 """A run folder made up for tests of whatever reads one: no torch, no training, no attack."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from benchmark.code_points import put_codes
 from benchmark.results import (
     CELLS,
     SAMPLES,
@@ -71,11 +73,13 @@ def fake_run(
     provenance: Any = PROVENANCE,
     codes: Iterable[str] = ("ot-cla-adv",),
     models: bool = True,
+    reach: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
     """Write a run under ``folder``; return the run's folder.
 
     ``states`` maps (defense, eps) to a (status, reason) other than ("ok", ""); the cells in
-    ``missing`` are left out of the tables.
+    ``missing`` are left out of the tables. ``reach`` gives each image of a defense the distance at
+    which it falls, under every attack; attacks other than pgd then return the nearest image.
     """
     spec = spec or fake_spec()
     run_dir = folder / spec.run_id
@@ -98,7 +102,11 @@ def fake_run(
                         "eps": eps,
                         "seed": seed,
                     }
-                    own = _samples(key, i, attack.n, spec.run_id) if state[0] == "ok" else []
+                    own = []
+                    if state[0] == "ok" and reach:
+                        own = _exact(key, reach[defense.name], spec.run_id)
+                    elif state[0] == "ok":
+                        own = _samples(key, i, attack.n, spec.run_id)
                     samples += own
                     cells.append(_cell(key, attack, *state, own))
     run_dir.mkdir(parents=True)
@@ -116,8 +124,13 @@ def _samples(key: dict[str, Any], rank: int, n: int, run_id: str) -> list[dict[s
     rng = np.random.default_rng([rank, key["seed"]])
     # The image's own distance to the boundary decides: curves fall, and more for the first.
     reach = rng.exponential(0.06 + 0.05 * rank, n) * (1 if key["norm"] == "linf" else 6)
+    return _fallen(key, [float(r) for r in reach], run_id)
+
+
+def _fallen(key: dict[str, Any], reach: Sequence[float], run_id: str) -> list[dict[str, Any]]:
+    """The samples of a cell whose images fall at ``reach``; below 0.002 it is a clean error."""
     rows = []
-    for i in range(n):
+    for i in range(len(reach)):
         clean_error, success = reach[i] < 0.002, bool(reach[i] <= max(key["eps"], 0.002))
         rows.append(
             {
@@ -128,11 +141,19 @@ def _samples(key: dict[str, Any], rank: int, n: int, run_id: str) -> list[dict[s
                 "pred_clean": 5 if clean_error else 3,
                 "pred_adv": 5 if success else 3,
                 "success": success,
-                "distance": 0.0 if clean_error else min(float(reach[i]), key["eps"]),
+                "distance": 0.0 if clean_error else min(reach[i], key["eps"]),
                 "n_forward": 40,
                 "n_backward": 40,
             }
         )
+    return rows
+
+
+def _exact(key: dict[str, Any], reach: Sequence[float], run_id: str) -> list[dict[str, Any]]:
+    rows = _fallen(key, reach, run_id)
+    if not key["attack"].startswith("pgd"):
+        for row, far in zip(rows, reach, strict=True):
+            row |= {"pred_adv": 5, "distance": 0.0 if far < 0.002 else far}
     return rows
 
 
@@ -186,3 +207,23 @@ def _model(defense: str, seed: int, codes: bool) -> ModelRecord:
         log=log,
         measures={"code_distance": measures} if codes else {},
     )
+
+
+def fake_codes(
+    run_dir: Path, defenses: Sequence[str] = ("e-cla", "ot-cla"), n: int = 100, classes: int = 10
+) -> None:
+    """Write a code map: classes on a circle; under attack every fourth image moves to the next."""
+    rng = np.random.default_rng(0)
+    label = np.arange(n) % classes
+    for rank, defense in enumerate(defenses):
+        parts = []
+        for condition, attack, eps in (("clean", "", 0.0), ("attacked", "pgd", 0.2)):
+            pred = np.where(np.arange(n) % 4 == 0, (label + 1) % classes, label)
+            pred = pred if attack else label
+            angle = 2 * np.pi * pred / classes
+            columns = {"dataset": "mnist", "defense": defense, "seed": 0, "condition": condition}
+            columns |= {"attack": attack, "eps": eps, "sample_id": np.arange(n), "label": label}
+            columns |= {"pred": pred, "x": 9 * np.cos(angle) + rng.standard_normal(n)}
+            columns |= {"y": (9 + rank) * np.sin(angle) + rng.standard_normal(n)}
+            parts.append(pd.DataFrame(columns))
+        put_codes(run_dir, pd.concat(parts, ignore_index=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_runs import DEFENSES, LINF, fake_run, fake_spec
+from fake_runs import DEFENSES, LINF, fake_codes, fake_run, fake_spec
 
 from benchmark.errors import UsageError
 from benchmark.results import ResultsError, read_run
@@ -63,13 +63,15 @@ class Page(HTMLParser):
 def report(tmp_path_factory):
     """A run in which everything happens, its report, and the page."""
     run_dir = fake_run(tmp_path_factory.mktemp("runs"), states=STATES, missing=MISSING)
+    fake_codes(run_dir)
     path = write_report([run_dir])
     html = path.read_text("utf-8")
     return SimpleNamespace(run_dir=run_dir, path=path, html=html, page=Page(html))
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 # --- the page
@@ -97,6 +99,16 @@ def test_names_and_reasons_are_escaped(report):
     assert "<script>alert(1)</script>" in report.page.words
     assert "CUDA out of memory <b>now</b>" in report.page.words
     assert "<b>now" not in report.html
+
+
+def test_codes_and_the_papers_numbers_are_on_the_page(report):
+    words = report.page.words
+    assert "The codes in the plane" in words
+    assert (
+        "mnist madry pgd (inhouse) 0.2 0.868 failed: CUDA out of memory <b>now</b> quick" in words
+    )
+    alts = [img["alt"] for img in report.page.all("img")]
+    assert any("ot-cla, attacked: 0.750 of 100 correct" in alt for alt in alts)
 
 
 def test_the_page_is_accessible(report):
@@ -153,7 +165,7 @@ def test_several_runs_share_a_page(report, tmp_path):
     assert path.parent.parent == report.run_dir
     assert path.parent.name.startswith("report-")
     page = Page(path.read_text("utf-8"))
-    assert len(page.all("section")) == 2
+    assert len(page.all("section")) == 3  # the last one puts the paper's numbers beside them
     assert (path.parent / "run2-accuracy.csv").is_file()
     # The order of the runs decides nothing about where a run's numbers stand.
     assert write_report([one], tmp_path / "x" / "mine.html") == tmp_path / "x" / "mine.html"

@@ -1,0 +1,97 @@
+"""The paper's Figure 5: where a defense's codes lie, clean and attacked.
+
+A row of panels per defense, drawn from :data:`benchmark.code_points.CODES`. Correct points are
+dots, misclassified ones down triangles. No ten colours tell ten classes apart for everybody, so
+that in both panels each class' number also stands where its clean points lie.
+"""
+
+from typing import Any
+
+import matplotlib.patheffects
+import pandas as pd
+import seaborn as sns
+from matplotlib.lines import Line2D
+
+from benchmark.code_points import CONDITIONS
+from reports.drawing import Picture, canvas, legend, plain, render
+from reports.tables import number
+
+COLOURS = sns.color_palette("colorblind", 10)
+SHOWN = len(COLOURS)
+"""So many classes are drawn, those with the lowest labels."""
+
+_EDGE = {"edgecolors": "#333333", "linewidths": 0.3}
+
+
+def code_maps(points: pd.DataFrame) -> Picture | None:
+    """Draw one seed of a run's code map, the lowest; None without a point."""
+    if points.empty:
+        return None
+    seed = points["seed"].min()
+    points = points[points["seed"] == seed]
+    classes = sorted(points["label"].unique())
+    colour = dict(zip(classes, COLOURS, strict=False))
+    drawn = points[points["label"].isin(list(colour))]
+    defenses = list(dict.fromkeys(drawn["defense"]))
+    dataset = str(points["dataset"].iloc[0])
+    words = []
+    with canvas((7.6, 3.3 * len(defenses) + 0.9)) as figure:
+        panels = figure.subplots(len(defenses), 2, squeeze=False)
+        for row, name in zip(panels, defenses, strict=True):
+            own = drawn[drawn["defense"] == name]
+            # One fit, one plane: both panels show the same part of it.
+            limits = [_limits(own[axis]) for axis in ("x", "y")]
+            places = own[own["condition"] == "clean"].groupby("label")[["x", "y"]].median()
+            for axes, condition in zip(row, CONDITIONS, strict=True):
+                part = own[own["condition"] == condition]
+                title = f"{plain(name, 26)}, {_condition(part, condition)}"
+                accuracy = number(float((part["pred"] == part["label"]).mean()))
+                axes.set_title(f"{title}: {accuracy} correct", loc="left", fontsize=9.5)
+                _panel(axes, part, colour, places)
+                axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[])
+                axes.grid(visible=False)
+                axes.spines[:].set(visible=True, color="#cccccc")
+                words.append(f"{name}, {condition}: {accuracy} of {len(part)} correct.")
+        some = f" (classes {classes[0]} to {classes[SHOWN - 1]} of {len(classes)})"
+        title = f"{dataset}: codes, t-SNE{some if len(classes) > SHOWN else ''}, seed {seed}"
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
+        _legend(figure, colour)
+        alt = (
+            f"{title}. A point per test image, clean codes left, attacked ones right;"
+            f" misclassified images are down triangles. {' '.join(words)}"
+        )
+        return Picture(*render(figure), alt)
+
+
+def _condition(part: pd.DataFrame, condition: str) -> str:
+    if condition == "clean" or part.empty:
+        return condition
+    return f"{part['attack'].iloc[0]} at eps {part['eps'].iloc[0]:g}"
+
+
+def _limits(values: pd.Series) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _panel(axes: Any, part: pd.DataFrame, colour: dict[Any, Any], places: pd.DataFrame) -> None:
+    wrong = part["pred"] != part["label"]
+    for chosen, marker, size in ((part[~wrong], "o", 13), (part[wrong], "v", 20)):
+        colours = [colour[label] for label in chosen["label"]]
+        look: dict[str, Any] = {"s": size, "c": colours, "marker": marker, "alpha": 0.85, **_EDGE}
+        axes.scatter(chosen["x"], chosen["y"], **look)
+    halo = [matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for label, place in places.iterrows():
+        style = {"ha": "center", "va": "center", "fontsize": 11, "fontweight": "bold"}
+        axes.text(place["x"], place["y"], str(label), path_effects=halo, **style)
+
+
+def _legend(figure: Any, colour: dict[Any, Any]) -> None:
+    dot: dict[str, Any] = {"linestyle": "", "markeredgecolor": "#333333", "markeredgewidth": 0.3}
+    handles = [Line2D([], [], marker="o", color=c, **dot) for c in colour.values()]
+    names = [f"class {label}" for label in colour]
+    handles += [
+        Line2D([], [], marker=m, color="white", **dot | {"markeredgewidth": 0.8}) for m in "ov"
+    ]
+    legend(figure, handles, [*names, "correct", "misclassified"], most=6)
