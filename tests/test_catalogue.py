@@ -162,6 +162,25 @@ def test_adv_lib_never_looks_at_the_last_image():
     assert run("inhouse", "pgd", BUMP, pixels(0.5), **one_step)[0].item() == pytest.approx(0.54)
 
 
+FAINT = Function(lambda x: two(torch.where(total(x) < 0.5, 20 * total(x) - 106, 10 + 0 * total(x))))
+"""At 0.3 the probability of the second class is exp(-100), 27 times the least number of float32;
+from 0.5 on it is the likelier one."""
+
+
+@holds("pgd-mean-loss")
+@pytest.mark.parametrize("library", ["inhouse", "art", "torchattacks", "foolbox", "adv-lib"])
+def test_pgd_averages_its_loss(library):
+    # Two steps, because adv-lib does not look at the last image; it returns only one that fools.
+    settings = {"eps": 0.3, "steps": 2, "step_size": 0.28, "random_start": False}
+    alone, _ = run(library, "pgd", FAINT, pixels(0.3), **settings)
+    assert alone.item() > 0.5
+    beside, _ = run(library, "pgd", FAINT, pixels(0.3).expand(64, 1, 1, 1), **settings)
+    stands_still = torch.equal(beside, pixels(0.3).expand(64, 1, 1, 1))
+    assert stands_still == (library == "torchattacks")
+    if library != "torchattacks":
+        assert torch.equal(beside, alone.expand_as(beside))
+
+
 @holds("pgd-l2-box")
 @pytest.mark.parametrize("library", ["inhouse", "art", "torchattacks", "foolbox"])
 def test_pgd_l2_box(library):
@@ -174,6 +193,23 @@ def test_pgd_l2_box(library):
         assert 0.28 < far < 0.295
     else:
         assert far == pytest.approx(0.3, rel=1e-5)
+
+
+@holds("pgd-l2-box")
+@pytest.mark.parametrize(
+    ("library", "moved"),
+    [
+        ("inhouse", (0.1, 0.08**0.5)),  # the free pixel takes what the stopped one cannot use
+        ("art", (0.3 / 26**0.5, 1.5 / 26**0.5)),  # (0.1, 0.5), shortened
+        ("torchattacks", (0.1, 0.3 / 2**0.5)),
+        ("foolbox", (0.1, 0.3 / 2**0.5)),
+    ],
+)
+def test_pgd_l2_after_a_step_that_leaves_ball_and_box(library, moved):
+    x = torch.tensor([[[[0.9, 0.5]]]])
+    settings = {"eps": 0.3, "steps": 1, "step_size": 1.0, "random_start": False}
+    found, _ = run(library, "pgd-l2", Linear(torch.ones(2)), x, **settings)
+    assert (found - x).flatten().tolist() == pytest.approx(moved, abs=1e-6)
 
 
 @holds("torchattacks-pgd-l2-start")

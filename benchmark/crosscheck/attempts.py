@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack
 from benchmark.crosscheck.findings import VISIBLE, Evidence
+from benchmark.crosscheck.gradients import Gradients
 from benchmark.crosscheck.recorder import Recorder, RecordingView, blanked
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
@@ -64,6 +65,7 @@ class Attempt:
     forwards: Tensor
     backwards: Tensor
     tried_better: Tensor
+    gradients: Gradients
     seconds: float
 
     def digests(self) -> list[str]:
@@ -81,6 +83,7 @@ def new_evidence(spec: AttackSpec, attack: Attack) -> Evidence:
         )
     return Evidence(
         minimal=isinstance(attack, MinimalAttack),
+        norm=spec.threat.norm,
         asked=asked,
         asked_last=bool(getattr(attack, "return_last", False)) and spec.library == "inhouse",
     )
@@ -98,14 +101,16 @@ def attempt(
     """Run ``attack`` with budget ``eps`` and judge it; adds to ``evidence``."""
     device = scene.data.device
     n = len(scene.data)
+    images = scene.data.x().cpu()
     found = Attempt(
-        images=scene.data.x().cpu(),
+        images=images,
         pred=scene.pred_clean.clone(),
         success=~scene.correct,
         distance=torch.zeros(n, dtype=torch.float64),
         forwards=torch.zeros(n, dtype=torch.int64),
         backwards=torch.zeros(n, dtype=torch.int64),
         tried_better=torch.zeros(n, dtype=torch.bool),
+        gradients=Gradients.none(images),
         seconds=0.0,
     )
     seconds = 0.0
@@ -139,6 +144,7 @@ def attempt(
             found.distance[rows] = far
             found.success[rows] = (pred != scene.labels[rows]) & (far <= eps + slack(eps))
             found.forwards[rows], found.backwards[rows] = forwards, backwards
+            found.gradients.put(rows, recorder.gradients)
             if scene.defense.stochastic:  # one query's answer says nothing of the next
                 recorder.fooled.zero_()
             found.tried_better[rows] = _examine(

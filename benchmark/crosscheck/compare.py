@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmark.attack import Attack, MinimalAttack
 from benchmark.crosscheck.attempts import Attempt, Scene, attempt, new_evidence, warm_up
-from benchmark.crosscheck.findings import Evidence, findings
+from benchmark.crosscheck.findings import Evidence, Gap, findings
+from benchmark.crosscheck.gradients import Gradients, add_gap
 from benchmark.crosscheck.images import Offender, disagreement, worst
 from benchmark.crosscheck.results import (
     LIBRARIES,
@@ -190,8 +191,10 @@ class _State:
         for name, found in attempts.items():
             self.samples.append(self._samples(name, eps, found, digests[name]))
             self._compare_with_others(name, attempts)
+            self._compare_gradients(name, attempts, digests)
             few = torch.empty(0)  # images go, numbers stay
-            self.attempts[name, eps] = Attempt(**{**vars(found), "images": few})
+            gone = {"images": few, "gradients": Gradients.none(few)}
+            self.attempts[name, eps] = Attempt(**{**vars(found), **gone})
         self._find_offenders(eps, attempts)
 
     def _judged_at(self, eps: float) -> tuple[float, ...]:
@@ -232,6 +235,19 @@ class _State:
         if evidence.minimal:
             ratio = own.distance / torch.minimum(best, own.distance).clamp_min(1e-12)
             evidence.beaten += ratio[open_ & own.success].tolist()
+
+    def _compare_gradients(
+        self, name: str, attempts: dict[str, Attempt], digests: dict[str, list[str]]
+    ) -> None:
+        """Note how large the gradients of ``name`` are beside every other library's."""
+        evidence, own = self.evidence[name], attempts[name].gradients
+        if evidence.minimal:
+            return  # it weighs its gradient against the distance, each library in its own way
+        for other, found in attempts.items():
+            if other != name:
+                same = torch.from_numpy(np.array(digests[name]) == np.array(digests[other]))
+                gap = evidence.gaps.setdefault(other, Gap())
+                add_gap(gap, own, found.gradients, same)
 
     def _find_offenders(self, eps: float, attempts: dict[str, Attempt]) -> None:
         if len(attempts) < 2:

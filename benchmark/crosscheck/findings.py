@@ -7,7 +7,7 @@ Nothing here needs torch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 VISIBLE = 1 / 510
 """Half a grey level: a smaller change of a pixel counts as none."""
@@ -16,6 +16,37 @@ EDGE_RATIO = 0.1
 """Pixels at 0 or 1 that move less than this share as often as the others count as stuck."""
 
 FARTHER = 1.02
+
+FAINT = 0.75
+"""Gradients of less than this share of another library's are of a smaller loss: halfway between 1,
+that of equal losses, and 1/2, that of the mean over the smallest batch, of two images."""
+
+STEADY = 0.01
+"""How far the quartiles of ratios may lie from their median, as a share of it, for one factor to
+stand behind them; two different losses have another ratio at each image."""
+
+
+@dataclass
+class Gap:
+    """One library's gradients beside another's, over the attempts where both took one at the
+    clean image.
+
+    ``ratios``: its largest entry over the other's, where both are normal numbers of float32;
+    ``averaged``: these times the number of images in the batch; ``compared``: the number of
+    attempts; ``vanished``: those in which an entry is exactly 0 where the other's is not;
+    ``underflown``: those of the vanished in which another entry is below the normal numbers, or
+    all are 0; ``turned``: those in which an entry has the other sign; then in how many of the
+    vanished and in how many of the other attempts the returned images differ in any bit.
+    """
+
+    ratios: list[float] = field(default_factory=list)
+    averaged: list[float] = field(default_factory=list)
+    compared: int = 0
+    vanished: int = 0
+    underflown: int = 0
+    turned: int = 0
+    vanished_differ: int = 0
+    others_differ: int = 0
 
 
 @dataclass
@@ -27,6 +58,7 @@ class Evidence:
     """
 
     minimal: bool
+    norm: str = "linf"
     attempts: int = 0
     asked: int | None = None
     """Gradients per attempt that the settings ask for."""
@@ -56,6 +88,8 @@ class Evidence:
     """The best distance of the other libraries, where this one failed and another did not."""
     beaten: list[float] = field(default_factory=list)
     """Distance over the least of all libraries, on images that this one solved."""
+    gaps: dict[str, Gap] = field(default_factory=dict)
+    """Its gradients beside those of each other library."""
     missed: int = 0
     """Queries that could not be attributed to an image."""
     notes: str = ""
@@ -86,6 +120,7 @@ def findings(library: str, evidence: Evidence, others: dict[str, Evidence]) -> l
         _returned_nothing(e),
         _farther(e),
         _start(e),
+        _scale(e, others),
         _cost(e),
     ]
     return [sentence for group in found for sentence in group]
@@ -203,6 +238,64 @@ def _start(e: Evidence) -> list[str]:
         f" its first gradient was taken up to {max(e.started):.2g} away from it. Its images differ"
         " from those of a library that starts at the image, and from its own under another seed,"
         " for that reason alone."
+    ]
+
+
+def _steady(values: Sequence[float]) -> bool:
+    """Tell whether the middle half of ``values`` is one value, but for rounding."""
+    if len(values) < 2:
+        return False
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return max(middle - low, high - middle) <= STEADY * middle
+
+
+def _is_power_of_two(factor: float) -> bool:
+    exponent = math.log2(factor)
+    return abs(exponent - round(exponent)) < 1e-6
+
+
+def _scale(e: Evidence, others: dict[str, Evidence]) -> list[str]:
+    ratio = {
+        name: median(gap.ratios)
+        for name, gap in e.gaps.items()
+        if name in others and (_steady(gap.ratios) or _steady(gap.averaged))
+    }
+    ratio = {name: share for name, share in ratio.items() if share < FAINT}
+    if not ratio:
+        return []
+    # The library with the largest gradients; the first of those that are as large.
+    largest = min(ratio.values())
+    name = next(name for name, share in ratio.items() if share <= (1 + STEADY) * largest)
+    gap = e.gaps[name]
+    mean = _steady(gap.averaged) and abs(median(gap.averaged) - 1) < STEADY
+    head = (
+        f"takes gradients {_mid(gap.ratios)} times as large as those of {name} at the same images"
+        f" (median){', as of a loss averaged over the batch' if mean else ''}."
+    )
+    of = f"of {gap.compared} attempts (an image at an eps)"
+    if not gap.vanished:
+        none = f"{head} None of their entries underflows to 0 where that of {name} does not"
+        if gap.turned:
+            return [f"{none}, but in {gap.turned} {of} an entry is rounded to the other sign."]
+        step = "a sign step" if e.norm == "linf" else "the direction of a step"
+        after = "."
+        if gap.others_differ:
+            after = (
+                f"; its images still differ from those of {name} in {gap.others_differ} {of}, for"
+                " a reason that shows later on the way."
+            )
+            if not _is_power_of_two(median(gap.ratios)):
+                after += (
+                    " This factor, no power of two, rounds every entry anew, and can turn the sign"
+                    " of one that nearly cancels."
+                )
+        return [f"{none}, so at the image {step} is unaffected{after}"]
+    become = "underflow to" if 2 * gap.underflown >= gap.vanished else "are"
+    rest = gap.compared - gap.vanished
+    return [
+        f"{head} In {gap.vanished} {of} entries of them {become} exactly 0 where those of {name}"
+        f" are not, and a step leaves such a pixel where it is. Of the images of these attempts"
+        f" {gap.vanished_differ} differ from {name}'s, of the {rest} others {gap.others_differ}."
     ]
 
 

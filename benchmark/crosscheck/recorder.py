@@ -2,7 +2,8 @@
 
 What an attack returns does not say how it got there. A :class:`Recorder` keeps, for every image
 of a batch, what the cross-check needs: whether an image that the attack queried already fooled the
-model, where its first gradient was taken, how far each pixel was ever moved, and the last query.
+model, where its first gradient was taken, how large the gradient at the clean image was, how far
+each pixel was ever moved, and the last query.
 """
 
 import math
@@ -11,6 +12,7 @@ import time
 import torch
 from torch import Tensor
 
+from benchmark.crosscheck.gradients import Gradients
 from benchmark.defense import Defense
 from benchmark.judge import slack
 from benchmark.norms import distance
@@ -35,10 +37,10 @@ class Recorder:
 
     ``fooled`` (N,) bool: a query within the box and the ball, and not blank, was misclassified;
     ``nearest`` (N,) float64: the least distance of such a query (infinite: none); ``start`` (N,):
-    the largest pixel change at which the first gradient was taken (NaN: none was); ``reach``
-    (N, C, H, W): the most that each pixel was ever moved; ``last`` (N, C, H, W): the last query;
-    ``missed``: queries that could not be attributed to images; ``seconds``: what the recording
-    itself took.
+    the largest pixel change at which the first gradient was taken (NaN: none was);
+    ``gradients``: the first one taken at the clean image; ``reach`` (N, C, H, W): the most that
+    each pixel was ever moved; ``last`` (N, C, H, W): the last query; ``missed``: queries that
+    could not be attributed to images; ``seconds``: what the recording itself took.
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, eps: float, norm: str) -> None:
@@ -48,23 +50,52 @@ class Recorder:
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.nearest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         self.start = torch.full((len(x),), torch.nan, device=x.device)
+        self.gradients = Gradients.none(x)
         self.reach = torch.zeros_like(x)
         self.last = torch.full_like(x, torch.nan)
         self.missed = 0
         self.seconds = 0.0
 
     @torch.no_grad()
-    def record(self, rows: Tensor | None, queried: Tensor, logits: Tensor, for_grad: bool) -> None:
-        """Note a query of images ``queried`` for ``rows`` (None: find out whose they are)."""
+    def record(
+        self,
+        rows: Tensor | None,
+        queried: Tensor,
+        logits: Tensor,
+        for_grad: bool,
+        source: Tensor | None = None,
+    ) -> None:
+        """Note a query of images ``queried`` for ``rows`` (None: find out whose they are).
+
+        ``source`` is the tensor in the graph whose gradient is this query's alone (None: there is
+        no gradient to compare).
+        """
         began = time.perf_counter()
         queried = queried.detach().to(self.x)
         if queried.shape[1:] == self.x.shape[1:] and len(queried):
+            known = torch.ones(len(queried), dtype=torch.bool, device=self.x.device)
             if rows is None:
                 rows, known = self._match(queried)
                 self.missed += int((~known).sum())
                 rows, queried, logits = rows[known], queried[known], logits[known]
+            if source is not None:
+                self._watch(rows, queried, known, source)
             self._note(rows, queried, logits, for_grad)
         self.seconds += time.perf_counter() - began
+
+    def _watch(self, rows: Tensor, queried: Tensor, known: Tensor, source: Tensor) -> None:
+        """Note the gradient, once it is there, of images queried as they are for the first time."""
+        wanted = self.gradients.largest[rows].isnan()
+        wanted &= (queried == self.x[rows]).flatten(1).all(1)
+        if not wanted.any():
+            return
+
+        def note(gradient: Tensor) -> None:
+            began = time.perf_counter()
+            self.gradients.note(rows[wanted], gradient[known][wanted])
+            self.seconds += time.perf_counter() - began
+
+        source.register_hook(note)  # type: ignore[no-untyped-call]
 
     def _note(self, rows: Tensor, queried: Tensor, logits: Tensor, for_grad: bool) -> None:
         clean = self.x[rows]
@@ -118,7 +149,13 @@ class RecordingView(AttackView):
         return view
 
     def _query(self, x: Tensor) -> Tensor:
-        logits = super()._query(x)
+        source = None
+        queried = x
+        # Gradients of single draws differ by chance, and by how an attack averages over draws.
+        if x.requires_grad and torch.is_grad_enabled() and self.eot == 1 and not self.stochastic:
+            # An alias: the same image may be queried again, or enter the loss on another way.
+            queried = source = x.view_as(x)
+        logits = super()._query(queried)
         rows = self.index if len(x) == len(self.index) else None
-        self.recorder.record(rows, x, logits.detach(), x.requires_grad)
+        self.recorder.record(rows, x, logits.detach(), x.requires_grad, source)
         return logits
