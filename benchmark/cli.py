@@ -342,7 +342,11 @@ def _print_libraries(libraries: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_accuracies(cells: Any) -> None:
-    """Print robust accuracies, a row per defense and attack, at up to six of the budgets."""
+    """Print robust accuracies, a row per defense and attack, at up to six of the budgets.
+
+    What was skipped has no row: the report says why.
+    """
+    cells = cells[cells["status"] != "skipped"]
     for (norm, attack, library), group in cells.groupby(["norm", "attack", "library"], sort=False):
         budgets = sorted(group["eps"].unique())
         step = max(1, -(-(len(budgets) - 1) // 5))

@@ -240,6 +240,11 @@ class _Search:
             f"images {what}: {count}" + (f" (by up to {by:.2g})" if by else "")
             for what, (count, by) in self.notes.items()
         ]
+        if self.defense.stochastic and isinstance(self.attack, MinimalAttack):
+            lines.append(
+                "the nearest adversarial image stands on the boundary, where this defense's noise"
+                " decides anew: a high accuracy here says that the attack stopped short"
+            )
         if self.inside:
             lines.append(
                 f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"

@@ -47,7 +47,7 @@ class _Linear(Defense):
         return z.sigmoid().view(-1, *self.info.shape)
 
     def classify_generated(self, x: Tensor) -> Tensor:
-        return self(x)
+        return self.forward(x)
 
 
 def check_attack(attack: Attack) -> list[str]:
