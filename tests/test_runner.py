@@ -10,13 +10,12 @@ import pytest
 import torch
 from toys import Broken, Scripted, Tiny
 
-from benchmark import code_map, runner
+from benchmark import runner
 from benchmark.attacks.pgd import PGD
-from benchmark.code_points import read_codes
 from benchmark.errors import UsageError
 from benchmark.progress import Progress
 from benchmark.results import CELL_KEY, read_run
-from benchmark.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 
 EPS = (0.0, 0.02, 0.3)
 DEFENSES = (DefenseSpec("toys:Tiny"), DefenseSpec("toys:Coded"))
@@ -146,37 +145,6 @@ def test_what_a_defense_measures_on_itself_is_kept(go, monkeypatch):
     assert tiny["n_seen"] == 40
     assert tiny["notes"] == ["as it is"]
     assert [model.measures for model in second] == [coded, tiny]  # drawn from the model's seed
-
-
-MAPPED = replace(
-    SPEC,
-    code_map=CodeMapSpec(
-        ("toys:Coded",), AttackSpec("pgd", ThreatModel("linf", (0.1,)), 30, params={"steps": 2})
-    ),
-)
-
-
-def test_the_code_map_is_kept_beside_the_tables_and_made_once(go, monkeypatch):
-    points = read_codes(go(MAPPED).path)
-    assert set(points["defense"]) == {"toys:Coded"}
-    assert points.groupby("condition").size().to_dict() == {"attacked": 30, "clean": 30}
-    monkeypatch.setattr(runner, "code_map", None)
-    assert go(MAPPED).was_complete
-
-
-def test_a_code_map_that_fails_costs_no_cell_and_is_tried_again(go, monkeypatch):
-    def broken(codes, seed):
-        raise RuntimeError("no plane")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(code_map, "place", broken)
-        result = go(MAPPED)
-    assert result.n_failed == 0
-    assert read_codes(result.path).empty
-    (trace,) = (result.path / "errors").iterdir()
-    assert "no plane" in trace.read_text()
-    assert not go(MAPPED).was_complete
-    assert len(read_codes(result.path)) == 60
 
 
 def test_samples_are_the_first_images_of_the_test_split(go):
