@@ -22,6 +22,15 @@ def sliced_distance(codes: Array, prior: Array, seed: int) -> float:
     return float(sliced_wasserstein_distance(codes, prior, n_projections=PROJECTIONS, seed=seed))
 
 
+def distance_from_prior(codes: Array, seed: int) -> float:
+    """Return the sliced distance of codes (N, k) from a sample of N(0, I) of the same size.
+
+    The sample and the directions hang on N, k and ``seed`` alone: over the epochs of a training
+    nothing but the codes moves the value.
+    """
+    return sliced_distance(codes, np.random.default_rng(seed).standard_normal(codes.shape), seed)
+
+
 def code_distance(codes: Array, seed: int) -> dict[str, Any]:
     """Compare codes (N, k) with a sample of the prior N(0, I) of the same size.
 

@@ -43,10 +43,10 @@ def code_classifier(info: DatasetInfo, code_dim: int, architecture: str) -> nn.S
 
 
 def discriminator(code_dim: int) -> nn.Sequential:
-    """Return log D: codes (N, code_dim) to log-probabilities (N, 1) of coming from the prior."""
+    """Return D before its sigmoid: codes (N, code_dim) to scores (N, 1), high for the prior's."""
     layers: list[nn.Module] = []
     features = code_dim
     for _ in range(4):
         layers += [nn.Linear(features, 512), nn.ReLU()]
         features = 512
-    return nn.Sequential(*layers, nn.Linear(features, 1), nn.LogSigmoid())
+    return nn.Sequential(*layers, nn.Linear(features, 1))

@@ -1,32 +1,40 @@
 """The Optimal Transport Classifier (Li et al.), plain and with adversarial training.
 
 Symbols as in the paper's Algorithm 1: images x, labels y, encoder Q, classifier C, discriminator
-D with log D as its output, codes z~ = Q(x), prior codes z ~ N(0, I), regularisation lambda.
+D (the network returns its score, D is the sigmoid of it), codes z~ = Q(x), prior codes
+z ~ N(0, I), regularisation lambda.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
-from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.progress import Progress
-from benchmark.seeding import generator
-from benchmark.training import TrainingLog, TrainingSettings, adversarial_examples, train
+from benchmark.datasets import DatasetInfo
+from benchmark.errors import UsageError, unknown_name
+from benchmark.training import Step, TrainingSettings, adversarial_examples
 from defenses.e_cla import DEFAULT, EncoderClassifier
 from defenses.networks import discriminator
+from defenses.optimization import descend
+
+DIVERGENCES = ("wasserstein", "jensen-shannon")
 
 
 class OTClassifier(EncoderClassifier):
     """OT-CLA: E-CLA whose codes a discriminator pushes towards the prior N(0, I).
 
-    ``lam`` is lambda. D learns with ``discriminator_lr`` times the training settings' ``lr`` and
-    its weights are clipped to [-``clip``, ``clip``] after each update (1-Wasserstein distance, as
-    in Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875). Q has one Adam for both of its
-    updates: with an optimiser of its own, the regulariser's step would not depend on lambda,
-    because Adam divides a gradient's scale away.
+    ``lam`` is lambda. D learns with ``discriminator_lr`` times the training settings' ``lr``. With
+    the divergence "wasserstein" its weights are clipped to [-``clip``, ``clip``] after each update
+    (1-Wasserstein distance, as in Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875); with
+    "jensen-shannon" D is a classical discriminator, unclipped (Goodfellow et al. 2014,
+    https://arxiv.org/abs/1406.2661). Q has one Adam for both of its updates: with an optimiser of
+    its own, the regulariser's step would not depend on lambda, because Adam divides a gradient's
+    scale away. ``beta1`` is the momentum of all three: Algorithm 1 leaves it open, so Adam's own
+    0.9, but with many code dimensions and few batches it lets the codes' mean swing around the
+    prior's, as Arjovsky et al. warn; 0 is calmer.
     """
 
     def __init__(
@@ -41,6 +49,10 @@ class OTClassifier(EncoderClassifier):
         discriminator_lr: float = 0.5,
         lam: float = 1.0,
         clip: float = 0.01,
+        divergence: str = "wasserstein",
+        beta1: float = 0.9,
+        pretrain_epochs: int = 0,
+        pretrain_lr: float = 1e-3,
     ) -> None:
         super().__init__(
             info,
@@ -49,42 +61,39 @@ class OTClassifier(EncoderClassifier):
             code_dim=code_dim,
             architecture=architecture,
             classifier_lr=classifier_lr,
+            pretrain_epochs=pretrain_epochs,
+            pretrain_lr=pretrain_lr,
         )
+        if divergence not in DIVERGENCES:
+            raise unknown_name("divergence", divergence, DIVERGENCES)
+        if not (lam >= 0 and clip > 0):
+            raise UsageError("lam must be at least 0 and clip above 0")
+        if not 0 <= beta1 < 1:
+            raise UsageError("beta1 must be at least 0 and below 1")
         self.discriminator_lr = discriminator_lr
         self.lam = lam
         self.clip = clip
+        self.divergence = divergence
+        self.beta1 = beta1
         self.discriminator = discriminator(code_dim)
 
-    def fit(self, data: ImageDataset, *, seed: int, progress: Progress) -> TrainingLog:
-        """Run Algorithm 1: three one-step Adam updates a batch."""
-        lr = self.settings.lr
-        q = Adam(self.encoder.parameters(), lr=lr)
-        c = Adam(self.classifier.parameters(), lr=lr * self.classifier_lr)
-        d = Adam(self.discriminator.parameters(), lr=lr * self.discriminator_lr)
-        rng = generator(seed + 1, data.device)  # apart from the loop's own, which orders the data
+    def algorithm(self, rng: torch.Generator) -> tuple[Step, list[Optimizer]]:
+        """Return Algorithm 1's step, three one-step Adam updates a batch, and its optimisers."""
+        lr, betas = self.settings.lr, (self.beta1, 0.999)
+        q = Adam(self.encoder.parameters(), lr=lr, betas=betas)
+        c = Adam(self.classifier.parameters(), lr=lr * self.classifier_lr, betas=betas)
+        d = Adam(self.discriminator.parameters(), lr=lr * self.discriminator_lr, betas=betas)
 
         def step(x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
             attacked = self.attacked_images(x, y, rng)
             z = torch.randn(len(x), self.code_dim, generator=rng, device=x.device)
             codes, loss = self.classification(x, attacked, y)
             gap = self.update_discriminator(d, z, codes.detach())
-            for optimizer in (q, c):
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            q.step()
-            c.step()
+            self.update_classification(q, c, loss)
             self.update_encoder(q, x if attacked is None else attacked)
             return {"loss": loss.detach(), "code_gap": gap}
 
-        return train(
-            self,
-            data,
-            step=step,
-            optimizers=[q, c, d],
-            settings=self.settings,
-            seed=seed,
-            progress=progress,
-        )
+        return step, [q, c, d]
 
     def attacked_images(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor | None:
         """Return adversarial examples of the batch to train on, or None for clean training."""
@@ -93,7 +102,7 @@ class OTClassifier(EncoderClassifier):
     def classification(
         self, x: Tensor, attacked: Tensor | None, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the codes z~ (N, k) to regularise and the cross-entropy to descend (line 8).
+        """Return the codes z~ (N, k) to regularise and the cross-entropy to descend.
 
         With adversarial training the codes are the attacked images' and the loss is the mean of
         the clean and the adversarial one.
@@ -105,26 +114,33 @@ class OTClassifier(EncoderClassifier):
         codes = self.encoder(attacked)
         return codes, (loss + F.cross_entropy(self.classifier(codes), y)) / 2
 
-    def update_discriminator(self, optimizer: Adam, z: Tensor, codes: Tensor) -> Tensor:
-        """Ascend lambda (mean log D(z) - mean log D(z~)) by one step and clip (line 7).
+    def update_discriminator(self, d: Optimizer, z: Tensor, codes: Tensor) -> Tensor:
+        """Ascend lambda times what D maximises by one step, and clip (line 7).
 
-        Returns the gap between the means, before the step: the critic's estimate of the distance.
+        Wasserstein: mean log D(z) - mean log D(z~). Jensen-Shannon: mean log D(z) + mean
+        log(1 - D(z~)), without clipping. Returns D's estimate of the divergence before the step.
         """
-        gap = self.discriminator(z).mean() - self.discriminator(codes).mean()
-        optimizer.zero_grad(set_to_none=True)
-        (-self.lam * gap).backward()
-        optimizer.step()
+        prior, ours = self.discriminator(z), self.discriminator(codes)
+        if self.divergence == "jensen-shannon":
+            # 1 - sigmoid(s) = sigmoid(-s). The maximum over all D is 2 JS - 2 log 2.
+            objective = F.logsigmoid(prior).mean() + F.logsigmoid(-ours).mean()
+            descend(-self.lam * objective, d)
+            return objective.detach() / 2 + math.log(2)
+        objective = F.logsigmoid(prior).mean() - F.logsigmoid(ours).mean()
+        descend(-self.lam * objective, d)
         with torch.no_grad():
             for parameter in self.discriminator.parameters():
                 parameter.clamp_(-self.clip, self.clip)
-        return gap.detach()
+        return objective.detach()
 
-    def update_encoder(self, optimizer: Adam, x: Tensor) -> None:
-        """Ascend lambda mean log D(Q(x)) by one step of Q (line 9)."""
-        regulariser = self.discriminator(self.encoder(x)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        (-self.lam * regulariser).backward()
-        optimizer.step()
+    def update_classification(self, q: Optimizer, c: Optimizer, loss: Tensor) -> None:
+        """Descend the cross-entropy by one step of Q and one of C (line 8)."""
+        descend(loss, q, c)
+
+    def update_encoder(self, q: Optimizer, x: Tensor) -> None:
+        """Ascend lambda mean log D(Q(x)) by one step of Q (line 9), under either divergence."""
+        log_d = F.logsigmoid(self.discriminator(self.encoder(x)))
+        descend(-self.lam * log_d.mean(), q)
 
 
 class OTClassifierAdv(OTClassifier):

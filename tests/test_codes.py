@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmark import codes as codes_module
-from benchmark.codes import code_distance, sliced_distance
+from benchmark.codes import code_distance, distance_from_prior, sliced_distance
 
 
 def prior(n=1000, k=4, seed=1):
@@ -56,6 +56,19 @@ def test_hangs_on_codes_and_seed_alone():
     assert code_distance(codes, seed=3) == code_distance(codes, seed=3)
     assert code_distance(codes, seed=3) != code_distance(codes, seed=4)
     assert np.random.get_state()[1].tolist() == state
+
+
+def test_over_the_epochs_nothing_but_the_codes_moves_the_distance():
+    codes = prior(200)
+    assert distance_from_prior(codes, seed=3) == distance_from_prior(codes.copy(), seed=3)
+    assert distance_from_prior(codes, seed=3) == code_distance(codes, seed=3)["value"]
+    # With the same prior sample a small move of the codes is a small move of the distance.
+    path = [distance_from_prior(codes + m, seed=3) for m in np.linspace(1, 2, 11)]
+    assert np.diff(path) == pytest.approx(0.5 * 0.1 * 2, rel=0.1)  # |m| / sqrt(k) = m
+
+
+def test_a_single_image_has_a_distance():
+    assert distance_from_prior(np.zeros((1, 3)), seed=0) > 0
 
 
 def test_the_bootstrap_resamples_the_same_distance(monkeypatch):

@@ -8,6 +8,7 @@ from toys import images
 
 from baselines.madry import Madry
 from baselines.undefended import Undefended
+from benchmark.codes import distance_from_prior
 from benchmark.datasets import CIFAR10, DIGITS, FASHION_MNIST, MNIST, STL10, TINY_IMAGENET
 from benchmark.errors import UsageError
 from benchmark.losses import margin
@@ -175,7 +176,7 @@ def test_discriminator():
         (512, 1),
     ]
     assert len(layers(critic, nn.ReLU)) == 4
-    assert isinstance(list(critic)[-1], nn.LogSigmoid)
+    assert list(critic)[-1] is linear[-1]  # the score, before the sigmoid
 
 
 def test_architectures_that_do_not_fit_are_refused():
@@ -187,131 +188,86 @@ def test_architectures_that_do_not_fit_are_refused():
         EncoderClassifier(CIFAR10.info, architecture="conv6", width=0.1)
 
 
-# --- Algorithm 1, update by update, on linear modules and with plain gradient steps
-
-LR, LAM, CLIP = 0.1, 0.5, 0.3
-X = torch.tensor([[0.2, 0.9], [0.7, 0.1], [0.4, 0.5]]).view(3, 1, 1, 2)
-ATTACKED = (X + torch.tensor([0.1, -0.05]).view(1, 1, 1, 2)).clamp(0, 1)
-Y = torch.tensor([0, 1, 1])
-Z = torch.tensor([[1.0], [-0.5], [0.3]])
+# --- pretraining
 
 
-@pytest.fixture
-def model():
-    """Q(x) = q.x, D(z) = sigmoid(d z + e), C(z) = [0, c z]."""
-    built = OTClassifier(MNIST.info, width=0.01, code_dim=1, lam=LAM, clip=CLIP)
-    built.encoder = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
-    built.classifier = nn.Linear(1, 2, bias=False)
-    built.discriminator = nn.Sequential(nn.Linear(1, 1), nn.LogSigmoid())
-    with torch.no_grad():
-        built.encoder[1].weight.copy_(torch.tensor([[0.8, -0.4]]))
-        built.classifier.weight.copy_(torch.tensor([[0.0], [1.5]]))
-        built.discriminator[0].weight.fill_(0.2)
-        built.discriminator[0].bias.fill_(-0.1)
-    return built
+class Bars(Progress):
+    """Notes the names of the bars shown."""
+
+    def __init__(self):
+        self.names = []
+
+    def task(self, description, total):
+        self.names.append((description, total))
+        return super().task(description, total)
 
 
-def sgd(module):
-    return torch.optim.SGD(module.parameters(), lr=LR)
+SHORT = TrainingSettings(epochs=2, batch_size=20, adversary_steps=1, adversary_eps=0.1)
 
 
-def log_d(codes, weight=0.2, bias=-0.1):
-    return F.logsigmoid(weight * codes + bias)
+def pretrained(name="e-cla", data=None, **options):
+    data = data or DIGITS.load("train", n=60)
+    options = {"training": SHORT, "width": 0.1, "pretrain_epochs": 3, **options}
+    model, bars = build(name, data.info, **options), Bars()
+    log = model.fit(data, seed=1, progress=bars)
+    return model, log, bars
 
 
-def test_discriminator_ascends_the_gap(model):
-    codes = model.encoder(X).detach()
-    gap = model.update_discriminator(sgd(model.discriminator), Z, codes)
-    assert gap.item() == pytest.approx((log_d(Z).mean() - log_d(codes).mean()).item())
-    assert not gap.requires_grad
-    # d/dw log sigmoid(w z + b) = (1 - sigmoid(w z + b)) z, and the same without z for b.
-    slope_z, slope_c = (torch.sigmoid(-(0.2 * codes - 0.1)) for codes in (Z, codes))
-    weight = 0.2 + LR * LAM * ((slope_z * Z).mean() - (slope_c * codes).mean())
-    bias = -0.1 + LR * LAM * (slope_z.mean() - slope_c.mean())
-    after = model.discriminator[0]
-    assert after.weight.item() == pytest.approx(weight.item(), rel=1e-5)
-    assert after.bias.item() == pytest.approx(bias.item(), rel=1e-5)
-    log_prior, log_codes = (log_d(codes, after.weight, after.bias) for codes in (Z, codes))
-    assert log_prior.mean() - log_codes.mean() > gap
+@pytest.mark.parametrize("name", ["e-cla", "ot-cla", "ot-cla-adv"])
+def test_pretraining_comes_first_and_counts_up_to_epoch_0(name):
+    model, log, bars = pretrained(name)
+    assert [row["epoch"] for row in log.epochs] == [-2, -1, 0, 1, 2]
+    assert bars.names == [("pretraining", 6), ("training", 4)]  # two batches of 20 an epoch
+    assert all(isinstance(value, int | float) for row in log.epochs for value in row.values())
+    assert log.seconds >= sum(row["seconds"] for row in log.epochs)
+    assert [row["lr"] for row in log.epochs] == pytest.approx([1e-3] * 5)
+    assert set(model.state_dict()) == set(build(name, model.info, width=0.1).state_dict())
+    again, same, _ = pretrained(name)
+    state = again.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert [row["loss"] for row in same.epochs] == [row["loss"] for row in log.epochs]
 
 
-def test_discriminator_is_clipped_after_its_update(model):
-    with torch.no_grad():
-        model.discriminator[0].weight.fill_(5.0)
-        model.discriminator[0].bias.fill_(-5.0)
-    model.update_discriminator(sgd(model.discriminator), Z, model.encoder(X).detach())
-    assert model.discriminator[0].weight.item() == pytest.approx(CLIP)
-    assert model.discriminator[0].bias.item() == pytest.approx(-CLIP)
-
-
-def test_encoder_ascends_log_d_of_its_codes_and_nothing_else_moves(model):
+def test_pretraining_trains_the_convolutions_and_nothing_else():
+    model = build("e-cla", DIGITS.info, width=0.1, pretrain_epochs=6, training=SHORT)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    model.update_encoder(sgd(model.encoder), X)
-    codes = X.flatten(1) @ torch.tensor([0.8, -0.4])
-    slope = torch.sigmoid(-(0.2 * codes - 0.1)) * 0.2
-    expected = torch.tensor([0.8, -0.4]) + LR * LAM * (slope[:, None] * X.flatten(1)).mean(0)
-    assert torch.allclose(model.encoder[1].weight.flatten(), expected, rtol=1e-5)
-    assert log_d(model.encoder(X)).mean() > log_d(codes).mean()
+    log = model.pretrain(DIGITS.load("train", n=60), 1, Progress())
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (not name.startswith("encoder"))
+        assert torch.equal(p, before[name]) == (not name.startswith("encoder.0.")), name
+    assert log.epochs[-1]["loss"] < log.epochs[0]["loss"]
 
 
-def test_lambda_0_regularises_nothing(model):
-    model.lam = 0.0
-    before = [p.clone() for p in model.parameters()]
-    model.update_discriminator(sgd(model.discriminator), Z, model.encoder(X).detach())
-    model.update_encoder(sgd(model.encoder), X)
-    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+def test_pretraining_has_its_own_learning_rate_and_seed():
+    _, log, _ = pretrained(pretrain_lr=0.01)
+    assert [row["lr"] for row in log.epochs] == pytest.approx([0.01] * 3 + [1e-3] * 2)
+    data, states = DIGITS.load("train", n=60), []
+    for seed in (1, 2):
+        model = build("e-cla", data.info, width=0.1, pretrain_epochs=1, training=SHORT)
+        model.pretrain(data, seed, Progress())
+        states.append(model.encoder[0].state_dict())
+    assert not all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def softplus_loss(x, y):
-    """Cross-entropy of [0, c q.x], by hand."""
-    score = 1.5 * (x.flatten(1) @ torch.tensor([0.8, -0.4]))
-    return F.softplus(torch.where(y == 1, -score, score)).mean()
+@pytest.mark.parametrize("wrong", [{"pretrain_epochs": -1}, {"pretrain_lr": 0.0}])
+def test_pretraining_that_makes_no_sense(wrong):
+    with pytest.raises(UsageError, match="pretrain_epochs must be at least 0"):
+        build("e-cla", DIGITS.info, **wrong)
 
 
-def test_classification_descends_the_cross_entropy(model):
-    codes, loss = model.classification(X, None, Y)
-    assert torch.equal(codes, model.encoder(X))
-    assert loss.item() == pytest.approx(softplus_loss(X, Y).item(), rel=1e-5)
-    q, c = sgd(model.encoder), sgd(model.classifier)
-    loss.backward()
-    q.step()
-    c.step()
-    x, score = X.flatten(1), 1.5 * (X.flatten(1) @ torch.tensor([0.8, -0.4]))
-    slope = torch.sigmoid(score) - Y  # of the cross-entropy to the score
-    encoder = torch.tensor([0.8, -0.4]) - LR * (slope[:, None] * 1.5 * x).mean(0)
-    classifier = 1.5 - LR * (slope * score / 1.5).mean()
-    assert torch.allclose(model.encoder[1].weight.flatten(), encoder, rtol=1e-5)
-    assert model.classifier.weight[1].item() == pytest.approx(classifier.item(), rel=1e-5)
-    assert softplus_loss(X, Y) > model.classification(X, None, Y)[1]
+# --- the codes' distance from the prior, epoch by epoch
 
 
-def test_with_adversarial_training_the_loss_is_the_mean_of_clean_and_adversarial(model):
-    codes, loss = model.classification(X, ATTACKED, Y)
-    expected = (softplus_loss(X, Y) + softplus_loss(ATTACKED, Y)) / 2
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.equal(codes, model.encoder(ATTACKED))  # what the regulariser sees
+@pytest.mark.parametrize("name", ["e-cla", "ot-cla", "ot-cla-adv"])
+def test_the_log_has_the_held_out_codes_distance_from_the_prior(name):
+    data = DIGITS.load("train", n=60)
+    model, log, _ = pretrained(name, data, pretrain_epochs=0)
+    with torch.no_grad():
+        codes = model.embed(data.holdout(0.1)[1].x()).double().numpy()
+    assert log.epochs[-1]["code_distance"] == pytest.approx(distance_from_prior(codes, 1))
+    assert log.epochs[0]["code_distance"] != log.epochs[1]["code_distance"]
 
 
-def test_a_training_step_is_the_three_updates_in_order(model, monkeypatch):
-    order = []
-    for name in ("classification", "update_discriminator", "update_encoder"):
-        original = getattr(model, name)
-
-        def noted(*args, name=name, original=original):
-            order.append(name)
-            return original(*args)
-
-        monkeypatch.setattr(model, name, noted)
-    data = DIGITS.load("train", n=12)
-    model.settings = TrainingSettings(epochs=1, batch_size=12, holdout=0)
-    model.encoder[1] = nn.Linear(784, 1, bias=False)
-    model.classifier = nn.Linear(1, 10)
-    log = model.fit(data, seed=0, progress=Progress())
-    assert order == ["classification", "update_discriminator", "update_encoder"]
-    assert "code_gap" in log.epochs[0]
-    assert all(p.abs().max() <= CLIP for p in model.discriminator.parameters())
+# --- adversarial training
 
 
 @pytest.mark.parametrize("cls", [OTClassifierAdv, Madry])

@@ -21,8 +21,8 @@ class PGD(BudgetAttack):
     the ball's border at any eps (Madry et al. 2017, section 5). With ``random_start`` each restart
     begins at a uniform point of the ball, otherwise at the image. A sample leaves the batch at the
     step at which it falls (``early_stop``), unless the defense is stochastic. Steps on samples
-    that still stand cost one forward and one backward each, plus one forward for the last iterate of each
-    restart.
+    that still stand cost one forward and one backward each, plus one forward for the last iterate
+    of each restart.
 
     With ``return_last`` only the last iterate of a restart counts, as in most other libraries: it
     may be worse than one seen on the way. Of a stochastic defense it is always the last: the best
