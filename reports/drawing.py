@@ -6,14 +6,17 @@ below the axes, where they hide nothing.
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 _SETTINGS = {
     "figure.dpi": 100,
@@ -49,6 +52,31 @@ def canvas(size: tuple[float, float] = (5.2, 4.2)) -> Iterator[Figure]:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+
+
+def frame(axes: Any, x: str, y: str, *, fraction: bool) -> None:
+    """Name the axes; that of a ``fraction`` runs from 0 to 1."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], min_n_ticks=2))
+    if fraction:
+        axes.set_ylim(0, 1.0)
+        axes.set_yticks(np.linspace(0, 1, 6))
+
+
+def finish(
+    figure: Figure,
+    axes: Any,
+    title: str,
+    names: Sequence[str],
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Put the title above and the legend of ``names`` below, and make room for both."""
+    axes.set_title(plain(title, 60), loc="left")
+    # Proxies, so that the legend keeps full colours.
+    lines = legend(figure, [Line2D([], [], **styles[name]) for name in names], names)
+    # Many defenses with long names: the legend grows downwards, not into the axes.
+    figure.set_size_inches(5.2, 3.7 + 0.2 * lines)
 
 
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], most: int = 3) -> int:

@@ -1,4 +1,4 @@
-"""Figures of a run: security curves with their intervals, and training curves.
+"""Figures of a run: security curves with their intervals.
 
 Each defense keeps its colour, marker and line style over all figures of a report; the three
 together tell lines apart without colour.
@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from benchmark.results import ModelRecord
-from reports.drawing import Picture, canvas, legend, plain, render
-from reports.tables import NORM_WORDS, attack_title, is_number, number
+from reports.drawing import Picture, canvas, finish, frame, render
+from reports.tables import NORM_WORDS, attack_title, number
 
 # Without the palette's yellow and light pink, which vanish on white. The lengths of the three
 # cycles share no factor two by two: 8 * 9 * 5 defenses differ.
@@ -80,9 +76,9 @@ def security_curves(
                 axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
         unit = "pixel values in [0, 1]" if attack["norm"] == "linf" else "Euclidean length"
         norm = NORM_WORDS.get(attack["norm"], attack["norm"])
-        _frame(axes, f"eps, {norm} ({unit})", "robust accuracy", fraction=True)
+        frame(axes, f"eps, {norm} ({unit})", "robust accuracy", fraction=True)
         title = f"{attack['dataset']}{subject and ', '}{subject}: {attack_title(attack)}"
-        _finish(figure, axes, title, drawn, styles)
+        finish(figure, axes, title, drawn, styles)
         alt = f"Robust accuracy against eps on {title}. {' '.join(words)}"
         return Picture(*render(figure), alt)
 
@@ -115,43 +111,6 @@ def _in_words(name: str, points: pd.DataFrame) -> str:
     return f"{name}: {', '.join(parts)}."
 
 
-TRAINING = {
-    "loss": "training loss",
-    "clean_accuracy": "held-out clean accuracy",
-    "adversarial_accuracy": "held-out adversarial accuracy",
-}
-
-
-def training_curves(
-    models: Sequence[ModelRecord], measure: str, styles: Mapping[str, Mapping[str, Any]]
-) -> Picture | None:
-    """Draw a measure of the training logs against the epoch, a line per model; None if absent."""
-    words: list[str] = []
-    drawn: list[str] = []
-    with canvas() as figure:
-        axes = figure.add_subplot()
-        for model in models:
-            points = [
-                (row.get("epoch", i + 1), row.get(measure)) for i, row in enumerate(model.log)
-            ]
-            known = [point for point in points if all(map(is_number, point))]
-            if not known:
-                continue
-            x, y = zip(*known, strict=True)
-            plain = {"marker": ""} if len(known) > 12 else {}
-            axes.plot(x, y, **{**styles[model.defense], "linewidth": 1.2, "alpha": 0.9, **plain})
-            words.append(f"{model.defense} (seed {model.seed}) ends at {number(y[-1])}.")
-            if model.defense not in drawn:
-                drawn.append(model.defense)
-        if not drawn:
-            return None
-        _frame(axes, "epoch", TRAINING[measure], fraction=measure != "loss")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        title = TRAINING[measure].capitalize()
-        _finish(figure, axes, title, drawn, styles)
-        return Picture(*render(figure), f"{title} against epoch. {' '.join(words)}")
-
-
 def distance_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], labels: tuple[str, str]
 ) -> Picture | None:
@@ -173,32 +132,6 @@ def distance_curves(
                 style["markevery"] = max(1, len(x) // 8)
             axes.plot([*x, end], [*y, y[-1]], drawstyle="steps-post", alpha=0.9, **style)
             words.append(f"{name} ends at {number(y[-1])}.")
-        _frame(axes, labels[0], "accuracy left", fraction=True)
-        _finish(figure, axes, labels[1], list(curves), styles)
+        frame(axes, labels[0], "accuracy left", fraction=True)
+        finish(figure, axes, labels[1], list(curves), styles)
         return Picture(*render(figure), f"Accuracy against {labels[0]}. {' '.join(words)}")
-
-
-# --- common to all -----------------------------------------------------------------------------
-
-
-def _frame(axes: Any, x: str, y: str, *, fraction: bool) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], min_n_ticks=2))
-    if fraction:
-        axes.set_ylim(0, 1.0)
-        axes.set_yticks(np.linspace(0, 1, 6))
-
-
-def _finish(
-    figure: Figure,
-    axes: Any,
-    title: str,
-    names: Sequence[str],
-    styles: Mapping[str, Mapping[str, Any]],
-) -> None:
-    axes.set_title(plain(title, 60), loc="left")
-    # Proxies, so that the legend keeps full colours.
-    lines = legend(figure, [Line2D([], [], **styles[name]) for name in names], names)
-    # Many defenses with long names: the legend grows downwards, not into the axes.
-    figure.set_size_inches(5.2, 3.7 + 0.2 * lines)

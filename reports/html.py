@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,15 +17,17 @@ from benchmark.code_points import read_codes
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
 from benchmark.results import ModelRecord, Run, read_run, write_atomic
-from benchmark.spec import RunSpec, digest
-from reports import crosscheck, figures, tables
+from benchmark.spec import DefenseSpec, RunSpec, digest
+from reports import crosscheck, figures, tables, training
 from reports.code_map import code_maps
 from reports.dimension import DimensionResult, is_dimension, read_dimension
 from reports.drawing import Picture
+from reports.models import mapping, measured, model_rows, notes
 from reports.paper import paper_tables
 from reports.paper_view import paper_files, paper_view
+from reports.reasons import reasons
 from reports.studies import study_curves
-from reports.tables import ATTACK_KEY, NORM_WORDS, STATUS_WORDS, is_number, number, span
+from reports.tables import ATTACK_KEY, NORM_WORDS, STATUS_WORDS, is_number, span
 
 View = dict[str, Any]
 UNKNOWN = "not recorded"
@@ -118,18 +120,20 @@ def _run_view(
     attacks = []
     for i, table in enumerate(accuracy, 1):
         name = f"{prefix}{i:02d}-{_slug(*(table.attack[key] for key in ATTACK_KEY))}"
-        files[f"{name}.csv"] = table.csv().encode()
-        files[f"{name}.tex"] = table.latex().encode()
+        if table.rows:
+            files[f"{name}.csv"] = table.csv().encode()
+            files[f"{name}.tex"] = table.latex().encode()
         own = _rows_of(pooled, table.attack), _rows_of(cells, table.attack)
         picture = study_curves(*own, run.spec) if run.spec.study else None
         picture = picture or figures.security_curves(*own, styles)
         attacks.append({"table": table, "file": name, "figure": _figure(name, picture, files)})
-    training = [
-        _figure(
-            f"{prefix}training-{_slug(m)}", figures.training_curves(_ordered(run), m, styles), files
-        )
-        for m in figures.TRAINING
-    ]
+    models = _ordered(run)
+    curves = []
+    for curve in training.CURVES:
+        picture = training.training_curves(models, curve, styles, run.spec.dataset)
+        figure = _figure(f"{prefix}training-{_slug(curve.key)}", picture, files)
+        if figure:
+            curves.append({"figure": figure, "caption": curve.caption})
     code_map = _figure(f"{prefix}codes", code_maps(read_codes(run.path)), files)
     return {
         "id": f"{prefix}{_slug(run.run_id)}",
@@ -140,18 +144,19 @@ def _run_view(
         "counts": [(word, STATUS_WORDS[word], counts[word]) for word in STATUS_WORDS],
         "verdict": _verdict(counts),
         "attacks": attacks,
-        "troubles": [_reason(row, run) for row in tables.reasons(cells, ok=False)],
-        "notices": [_reason(row, run) for row in tables.reasons(cells, ok=True)],
-        "models": [_model(model) for model in _ordered(run)],
-        "codes": [code for model in _ordered(run) for code in _code(model)],
-        "training": [figure for figure in training if figure],
+        "troubles": reasons(cells, run.spec, ok=False),
+        "notices": reasons(cells, run.spec, ok=True),
+        "notes": notes(models),
+        "models": model_rows(models),
+        "measured": measured(models),
+        "training": curves,
         "code_map": code_map,
         "settings": [_attack_settings(attack) for attack in run.spec.attacks],
         "defenses": [
             {
                 "name": defense.name,
                 "asked": _options(defense.params),
-                "used": _used(defense.name, run.models),
+                "used": _used(defense, run.models),
             }
             for defense in run.spec.defenses
         ],
@@ -190,9 +195,9 @@ def _figure(name: str, picture: Picture | None, files: dict[str, bytes]) -> View
 def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the provenance as (label, words); what was not recorded says so."""
     spec = run.spec
-    origin = _mapping(run.provenance)
-    dataset = _mapping(origin.get("dataset"))
-    device = _mapping(origin.get("device"))
+    origin = mapping(run.provenance)
+    dataset = mapping(origin.get("dataset"))
+    device = mapping(origin.get("device"))
     checksums = [
         f"{split} {dataset[f'{split}_checksum']}"
         for split in ("train", "test")
@@ -200,7 +205,7 @@ def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
     ]
     words = [device.get("name"), device.get("type")]
     if device.get("threads"):
-        words.append(f"{device['threads']} threads")
+        words.append(f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}")
     versions = _pairs(origin.get("versions")) or _recorded(cells, "versions")
     if origin.get("package_version") and "defensebench" not in versions:
         versions = ", ".join(filter(None, (f"defensebench {origin['package_version']}", versions)))
@@ -224,13 +229,8 @@ def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return ``value`` if it is a mapping: a damaged provenance costs its facts, not the report."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def _pairs(value: Any) -> str:
-    return ", ".join(f"{key} {word}" for key, word in sorted(_mapping(value).items()))
+    return ", ".join(f"{key} {word}" for key, word in sorted(mapping(value).items()))
 
 
 def _recorded(cells: pd.DataFrame, column: str) -> str:
@@ -262,25 +262,7 @@ def _verdict(counts: Mapping[str, int]) -> str:
     return ""
 
 
-# --- reasons, models, settings -----------------------------------------------------------------
-
-
-def _reason(row: Mapping[str, Any], run: Run) -> View:
-    asked = {
-        (attack.name, attack.library, attack.threat.norm): attack.threat.eps
-        for attack in run.spec.attacks
-    }
-    grid = asked.get((row["attack"], row["library"], row["norm"]), ())
-    everything = len(grid) > 2 and set(grid) <= set(row["eps"])
-    return {
-        "status": STATUS_WORDS[row["status"]],
-        "class": row["status"],
-        "defense": row["defense"],
-        "attack": tables.attack_title(row),
-        "eps": f"all {len(grid)}" if everything else _list(row["eps"]),
-        "seeds": _list(row["seeds"]),
-        "reason": row["reason"],
-    }
+# --- settings ------------------------------------------------------------------------------------
 
 
 def _ordered(run: Run) -> list[ModelRecord]:
@@ -288,46 +270,12 @@ def _ordered(run: Run) -> list[ModelRecord]:
     return sorted(run.models, key=lambda m: (order.get(m.defense, len(order)), m.defense, m.seed))
 
 
-def _model(model: ModelRecord) -> View:
-    def last(key: str) -> str:
-        known = [row[key] for row in model.log if is_number(row.get(key))]
-        return number(known[-1] if known else None)
-
-    return {
-        "defense": model.defense,
-        "seed": model.seed,
-        "parameters": f"{model.n_parameters:,}",
-        "seconds": number(model.train_seconds, 1),
-        "epochs": len(model.log),
-        "loss": last("loss"),
-        "clean": last("clean_accuracy"),
-        "adversarial": last("adversarial_accuracy"),
-    }
-
-
-def _code(model: ModelRecord) -> list[View]:
-    distance = _mapping(_mapping(model.measures).get("code_distance"))
-    value: Any = distance.get("value")
-    floor: Any = distance.get("floor")
-    if not is_number(value):
-        return []
-    times = value / floor if is_number(floor) and floor > 0 else None
-    return [
-        {
-            "defense": model.defense,
-            "seed": model.seed,
-            "value": number(value),
-            "interval": f"[{number(distance.get('ci_low'))}, {number(distance.get('ci_high'))}]",
-            "floor": number(floor),
-            "times": number(times, 1),
-            "n": distance.get("n", "–"),
-        }
-    ]
-
-
-def _used(name: str, models: Iterable[ModelRecord]) -> str:
+def _used(asked: DefenseSpec, models: Iterable[ModelRecord]) -> str:
     """Options as trained; one line where all seeds agree."""
-    words = dict.fromkeys(_options(model.options) for model in models if model.defense == name)
+    own = [model for model in models if model.defense == asked.name]
+    words = list(dict.fromkeys(_options(model.options) for model in own))
+    if words == [_options(asked.params)]:
+        return "as asked for"
     return "; ".join(words) or "not trained yet"
 
 
@@ -346,11 +294,17 @@ def _attack_settings(attack: Any) -> View:
 
 
 def _options(params: Any) -> str:
-    items = sorted(_mapping(params).items())
-    words = (
-        f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in items
-    )
-    return ", ".join(words) or "defaults"
+    return ", ".join(_assignments(params)) or "defaults"
+
+
+def _assignments(params: Any, within: str = "") -> Iterator[str]:
+    """Yield ``key = value``, with ``outer.inner`` for what stands in a mapping."""
+    for key, value in sorted(mapping(params).items()):
+        name = f"{within}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _assignments(value, f"{name}.")
+        else:
+            yield f"{name} = {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _list(values: Iterable[float]) -> str:

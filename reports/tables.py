@@ -79,7 +79,8 @@ def pool(cells: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
         ok = group[group["status"] == "ok"]
         row: Row = {**key, "seeds": len(group), "seeds_ok": len(ok)}
         if ok.empty:
-            order = ("failed", "skipped", "missing")
+            # Skipped last: it says that no seed is going to have a result.
+            order = ("failed", "missing", "skipped")
             row["status"] = next(word for word in order if word in set(group["status"]))
             rows.append(row)
             continue
@@ -147,11 +148,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """Robust accuracy under one attack: a row per defense (clean first), a column per eps."""
+    """Robust accuracy under one attack: a row per defense (clean first), a column per eps.
+
+    Defenses of which every cell was skipped have no row; ``skipped`` names them.
+    """
 
     attack: Mapping[str, str]
     eps: list[float]
     rows: list[tuple[str, Cell, list[Cell]]]
+    skipped: list[str]
     images: str
     seeds: int
 
@@ -191,6 +196,8 @@ class AccuracyTable:
         # A float cannot be broken: as many blocks as a page holds, then another float.
         per_page = max(1, LATEX_ROWS // max(1, len(self.rows)))
         lines = ["% needs \\usepackage{booktabs}"]
+        if self.skipped:
+            lines.append(f"% skipped: {latex_escape(', '.join(self.skipped))}")
         for start in range(0, len(blocks), per_page):
             continued = " (continued)" if start else ""
             lines += [
@@ -217,16 +224,20 @@ def accuracy_tables(pooled: pd.DataFrame) -> list[AccuracyTable]:
         attack: Row = dict(zip(ATTACK_KEY, values, strict=True))
         eps = sorted(set(group["eps"]))
         by_key = {(row["defense"], row["eps"]): row for row in group.to_dict("records")}
-        rows = []
+        rows, skipped = [], []
         for name in dict.fromkeys(group["defense"]):
             own = [by_key.get((name, value), {"status": "missing"}) for value in eps]
-            rows.append((name, _clean(own), [_robust(row) for row in own]))
+            if all(row["status"] == "skipped" for row in own):
+                skipped.append(name)
+            else:
+                rows.append((name, _clean(own), [_robust(row) for row in own]))
         images = group.loc[group["status"] == "ok", "images"]
         tables.append(
             AccuracyTable(
                 attack=attack,
                 eps=eps,
                 rows=rows,
+                skipped=skipped,
                 images=span(images) or "no",
                 seeds=int(group["seeds"].max()),
             )
@@ -259,28 +270,6 @@ def _clean(rows: Sequence[Mapping[Any, Any]]) -> Cell:
         return _robust(rows[0])
     interval = f"[{number(row['clean_low'])}, {number(row['clean_high'])}]"
     return Cell(number(row["clean_accuracy"]), interval)
-
-
-# --- what did not run, and what was noticed ----------------------------------------------------
-
-
-def reasons(cells: pd.DataFrame, *, ok: bool) -> list[Row]:
-    """Group the reasons of cells that are not ok, or the notices of those that are.
-
-    Cells that share everything but eps and seed are one row, with the lists of both.
-    """
-    chosen = cells[(cells["status"] == "ok") == ok]
-    chosen = chosen[chosen["reason"].fillna("") != ""]
-    key = ["status", "defense", "attack", "library", "norm", "reason"]
-    rows: dict[tuple[Any, ...], list[Any]] = {}
-    for values, group in chosen.groupby([*key, "seed"], sort=False):
-        rows.setdefault((*values[:-1], tuple(group["eps"])), []).append(values[-1])
-    grouped = [
-        {**dict(zip([*key, "eps"], values, strict=True)), "seeds": seeds}
-        for values, seeds in rows.items()
-    ]
-    order = list(STATUS_WORDS)
-    return sorted(grouped, key=lambda row: order.index(row["status"]))
 
 
 # --- LaTeX -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,17 @@ def fake_run(
     codes: Iterable[str] = ("ot-cla-adv",),
     models: bool = True,
     reach: Mapping[str, Sequence[float]] | None = None,
+    skipped: Mapping[tuple[str, str], str] | None = None,
+    logs: Mapping[str, list[dict[str, Any]]] | None = None,
+    measures: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a run under ``folder``; return the run's folder.
 
     ``states`` maps (defense, eps) to a (status, reason) other than ("ok", ""); the cells in
     ``missing`` are left out of the tables. ``reach`` gives each image of a defense the distance at
     which it falls, under every attack; attacks other than pgd then return the nearest image.
+    ``skipped`` gives the reason why all cells of a (defense, attack) were skipped. ``logs`` puts
+    rows before a defense's epochs; ``measures`` adds to what was measured on it.
     """
     spec = spec or fake_spec()
     run_dir = folder / spec.run_id
@@ -93,6 +99,8 @@ def fake_run(
                     if (defense.name, eps) in missing:
                         continue
                     state = (states or {}).get((defense.name, eps), ("ok", ""))
+                    if reason := (skipped or {}).get((defense.name, attack.name)):
+                        state = ("skipped", reason)
                     key = {
                         "dataset": spec.dataset,
                         "defense": defense.name,
@@ -116,7 +124,10 @@ def fake_run(
     if models:
         for defense in spec.defenses:
             for seed in spec.seeds:
-                write_model(run_dir, _model(defense.name, seed, defense.name in set(codes)))
+                model = _model(defense.name, seed, defense.name in set(codes))
+                log = [*(logs or {}).get(defense.name, []), *model.log]
+                more = {**model.measures, **(measures or {}).get(defense.name, {})}
+                write_model(run_dir, replace(model, log=log, measures=more))
     return run_dir
 
 
@@ -194,6 +205,7 @@ def _model(defense: str, seed: int, codes: bool) -> ModelRecord:
             "loss": 2.3 / epoch + 0.1 * seed,
             "clean_accuracy": 1 - 0.6 / epoch,
             "adversarial_accuracy": math.nan if defense == "undefended" else 0.8 - 0.5 / epoch,
+            **({"code_distance": 0.3 + 0.6 / epoch} if codes else {}),
         }
         for epoch in range(1, 7)
     ]

@@ -5,13 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fake_runs import DEFENSES, LINF, fake_codes, fake_run, fake_spec
+from pages import Page
 
 from benchmark.errors import UsageError
 from benchmark.results import ResultsError, read_run
@@ -26,37 +26,6 @@ STATES = {
     ("undefended", 0.4): ("ok", "the gradient is zero on 12 % of the images"),
 }
 MISSING = [("a_b%$#", 0.4)]
-
-
-class Page(HTMLParser):
-    """A page's tags and texts, and whether every tag is closed in order."""
-
-    VOID = frozenset({"meta", "link", "img", "br"})
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-        self.feed(html)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.text.append(data)
-
-    def all(self, name):
-        return [attrs for tag, attrs in self.tags if tag == name]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +108,18 @@ def test_provenance_stands_first(report):
 
 def test_reasons_are_grouped_over_eps_and_seeds(report):
     words = report.page.words
-    assert "madry pgd (inhouse, l∞) 0.1, 0.2 0, 1 failed CUDA out of memory" in words
-    assert "ot-cla-adv pgd (inhouse, l∞) 0.2 0, 1 skipped the surrogate is off" in words
-    assert "a_b%$# pgd (inhouse, l∞) 0.4 0, 1 not run not run yet" in words
-    assert "undefended pgd (inhouse, l∞) 0.4 0, 1 ok the gradient is zero on 12 %" in words
+    assert "pgd (inhouse, l∞) madry 0.1, 0.2 0, 1 failed CUDA out of memory" in words
+    assert "pgd (inhouse, l∞) ot-cla-adv 0.2 0, 1 skipped the surrogate is off" in words
+    assert "pgd (inhouse, l∞) a_b%$# 0.4 0, 1 not run not run yet" in words
+    assert "pgd (inhouse, l∞) undefended 0.4 0, 1 ok the gradient is zero on 12 %" in words
 
 
 def test_codes_models_and_settings_are_listed(report):
     words = report.page.words
-    assert "0.310 [0.280, 0.340] 0.050 6.2 200" in words
+    row = "ot-cla-adv 0 code distance 0.310 [0.280, 0.340] 200 floor 0.050, value / floor 6.2"
+    assert row in words
     assert "undefended 0 123,456 12.3 6 0.383 0.900 –" in words
-    assert 'epochs = 6, schedule = {"halve_every": 30}, width = 8' in words
+    assert "epochs = 6, schedule.halve_every = 30, width = 8" in words
     assert "cw cw art l2 0, 1, 2 40 10 no defaults" in words
 
 
@@ -202,7 +172,8 @@ def test_a_run_that_failed_throughout_says_so(tmp_path):
     everywhere = {(d, eps): ("failed", "boom") for d in DEFENSES for eps in (*LINF, 1.0, 2.0)}
     page = Page(write_report([fake_run(tmp_path, states=everywhere)]).read_text("utf-8"))
     assert "No cell of this run ended well" in page.words
-    assert "pgd (inhouse, l∞) all 5 0, 1 failed boom" in page.words
+    assert "pgd (inhouse, l∞), cw (art, l2) undefended, madry, ot-cla-adv" in page.words
+    assert "all 0, 1 failed boom" in page.words
     table = page.words.split("before the attack.")[1].split("CSV")[0]
     assert not re.search(r"\d\.\d\d\d", table)
 
