@@ -272,7 +272,7 @@ def test_all_defenses_on_digits_and_the_same_command_again(call, tmp_path, tiny_
     assert {model.defense for model in run.models} == names
     with_codes = {m.defense for m in run.models if "code_distance" in m.measures}
     assert with_codes == {"e-cla", "ot-cla", "ot-cla-adv"}
-    for name in names:
+    for name in names - {"defense-gan"}:
         assert name in out
     assert (folder / "report" / "report.html").is_file()
 
@@ -318,7 +318,7 @@ def test_skipped_cells_are_no_failure_and_are_not_tried_again(call, tmp_path, ti
     code, out, err = call(*words)
     assert code == 0
     assert "undefended, pgd-eot (inhouse): skipped: EOT averages over noise" in err
-    assert "-" in out
+    assert "pgd-eot" not in out  # the table of accuracies has no row for it
     (folder,) = (tmp_path / "runs").iterdir()
     cells = read_run(folder).cells
     assert set(cells.loc[cells["attack"] == "pgd-eot", "status"]) == {"skipped"}

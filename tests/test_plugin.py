@@ -63,6 +63,7 @@ class Site:
         return self.command(
             *("run", "--dataset", "digits", "--preset", "smoke", "--defenses", defenses),
             *("--n-train", "200", "--n-test", "40", "--eps", "0,0.1", "--device", "cpu"),
+            *("--attacks", "pgd"),
         )
 
     def result(self) -> tuple[pd.DataFrame, str]:
