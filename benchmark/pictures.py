@@ -1,0 +1,134 @@
+"""Pictures of an attack: the first attacked images, before and after, for the eye.
+
+``pictures.parquet`` lies beside a run's other tables. Every attack of a run takes its images from
+the front of one order, so the same images stand under every defense, attack and library. Nothing
+here needs torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from benchmark.results import (
+    CELL_KEY,
+    ResultsError,
+    columns,
+    empty_table,
+    load_table,
+    validate,
+    write_table,
+)
+
+PICTURED = 4
+"""So many images of each sweep are kept."""
+
+PICTURES = columns(
+    ("dataset", pa.string()),
+    ("defense", pa.string()),
+    ("attack", pa.string()),
+    ("library", pa.string()),
+    ("norm", pa.string()),
+    ("eps", pa.float64()),
+    ("seed", pa.int64()),
+    ("sample_id", pa.int64()),
+    ("label", pa.int64()),
+    ("pred_clean", pa.int64()),
+    ("pred_adv", pa.int64()),
+    ("success", pa.bool_()),
+    ("distance", pa.float64()),
+    ("channels", pa.int64()),
+    ("height", pa.int64()),
+    ("width", pa.int64()),
+    ("original", pa.binary()),
+    ("difference", pa.binary()),
+)
+"""A row per (cell, image), at one eps of each sweep; the columns up to ``distance`` are those of
+the samples table. ``original`` is the clean image, uint8 (C, H, W) in C order; ``difference`` the
+attack's image minus it, in pixel units of [0, 1], little-endian float16 (C, H, W). Half precision:
+three digits of each difference, which one grey level (0.004) of a PNG would swallow."""
+
+FILE = "pictures.parquet"
+SWEEP = ["defense", "attack", "library", "norm", "seed"]
+
+Pixels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pixelled:
+    """A row's images (C, H, W), float32: the clean one and the attack's, in [0, 1]."""
+
+    original: Pixels
+    adversarial: Pixels
+
+    @property
+    def difference(self) -> Pixels:
+        """The attack's image minus the clean one, in [-1, 1]."""
+        return self.adversarial - self.original
+
+
+def pictured_eps(budgets: tuple[float, ...]) -> float:
+    """Return the eps of a sweep at which its images are kept: the nearest to half the largest.
+
+    At the largest hardly any image stands; at half of it, which is where the paper trains, the
+    difference is what the defense was built against.
+    """
+    half = max(budgets) / 2
+    return min(budgets, key=lambda eps: (abs(eps - half), eps))
+
+
+def encoded(original: Pixels, adversarial: Pixels) -> dict[str, Any]:
+    """Return the image columns of a row, from two images (C, H, W) in [0, 1].
+
+    The clean image came from 8 bits a channel, and goes back to them without loss.
+    """
+    channels, height, width = original.shape
+    difference = adversarial.astype(np.float64) - original
+    return {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "original": np.rint(original * 255).astype(np.uint8).tobytes(),
+        "difference": difference.astype("<f2").tobytes(),
+    }
+
+
+def decoded(row: Any) -> Pixelled:
+    """Return the images of a row of the table (a mapping)."""
+    shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
+    clean = np.frombuffer(row["original"], np.uint8).reshape(shape).astype(np.float32) / 255
+    moved = np.frombuffer(row["difference"], "<f2").reshape(shape).astype(np.float32)
+    return Pixelled(clean, np.clip(clean + moved, 0, 1))
+
+
+def read_pictures(run_dir: Path) -> pd.DataFrame:
+    """Read and validate a run's pictures; an absent table is empty."""
+    path = run_dir / FILE
+    return check_pictures(load_table(path), str(path)) if path.exists() else empty_table(PICTURES)
+
+
+def put_pictures(run_dir: Path, rows: pd.DataFrame) -> None:
+    """Write ``rows`` into a run's pictures in place of those of the same sweeps."""
+    rows = check_pictures(rows, FILE)
+    old = read_pictures(run_dir)
+    if len(old):
+        new = set(rows[SWEEP].itertuples(index=False, name=None))
+        mine = [key in new for key in old[SWEEP].itertuples(index=False, name=None)]
+        rows = pd.concat([old[[not own for own in mine]], rows], ignore_index=True)
+    write_table(run_dir / FILE, rows, PICTURES)
+
+
+def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    rows = validate(rows, PICTURES, where)
+    if rows.duplicated([*CELL_KEY, "sample_id"]).any():
+        raise ResultsError(f"{where}: an image appears twice in a cell")
+    sizes = rows["channels"] * rows["height"] * rows["width"]
+    for name, width in (("original", 1), ("difference", 2)):
+        if (rows[name].map(len) != sizes * width).any():
+            raise ResultsError(f"{where}: an image in {name!r} has not the size that it names")
+    return rows
