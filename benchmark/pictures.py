@@ -100,8 +100,9 @@ def encoded(original: Pixels, adversarial: Pixels) -> dict[str, Any]:
 def decoded(row: Any) -> Pixelled:
     """Return the images of a row of the table (a mapping)."""
     shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
-    clean = np.frombuffer(row["original"], np.uint8).reshape(shape).astype(np.float32) / 255
+    clean = np.frombuffer(row["original"], np.uint8).reshape(shape).astype(np.float32)
     moved = np.frombuffer(row["difference"], "<f2").reshape(shape).astype(np.float32)
+    clean /= np.float32(255)
     return Pixelled(clean, np.clip(clean + moved, 0, 1))
 
 

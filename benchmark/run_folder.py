@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError
+from benchmark.pictures import put_pictures
 from benchmark.results import (
     CELL_KEY,
     CELLS,
@@ -98,8 +99,11 @@ class RunFolder:
         attack: AttackSpec,
         cells: pd.DataFrame,
         samples: pd.DataFrame,
+        pictures: pd.DataFrame,
     ) -> None:
-        """Replace a sweep's rows in both tables, in memory and on disk."""
+        """Replace a sweep's rows in both tables, in memory and on disk; its pictures come first."""
+        if len(pictures):
+            put_pictures(self.path, pictures)
         others = self.cells[~self._of_sweep(self.cells, seed, defense, attack)]
         self.cells = _concat(others, cells)
         others = self.samples[~self._of_sweep(self.samples, seed, defense, attack)]

@@ -23,6 +23,7 @@ from benchmark.codes import code_distance
 from benchmark.datasets import DatasetSource, ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import TrainingError, UsageError
+from benchmark.pictures import PICTURES, encoded, pictured_eps
 from benchmark.plan import load_attack, load_defense
 from benchmark.progress import Progress
 from benchmark.provenance import attack_versions, provenance
@@ -208,11 +209,14 @@ class _Row:
                 for eps in attack.threat.eps
                 if eps not in done
             ]
-        samples = [
-            self._samples(attack, outcome, images) for outcome in outcomes if images is not None
-        ]
-        table = pd.concat(samples, ignore_index=True) if samples else make_table([], SAMPLES)
-        self.folder.put(self.seed, self.defense, attack, make_table(cells, CELLS), table)
+        samples, pictures = make_table([], SAMPLES), make_table([], PICTURES)
+        if outcomes and images is not None:
+            tables = [self._samples(attack, outcome, images) for outcome in outcomes]
+            samples = pd.concat(tables, ignore_index=True)
+            pictures = self._pictures(attack, outcomes, samples, images)
+        self.folder.put(
+            self.seed, self.defense, attack, make_table(cells, CELLS), samples, pictures
+        )
 
     def _key(self, attack: AttackSpec, eps: float) -> dict[str, Any]:
         return {
@@ -263,6 +267,31 @@ class _Row:
             "n_backward": outcome.n_backward.numpy(),
         }
         return pd.DataFrame(columns, columns=SAMPLES.names)
+
+    def _pictures(
+        self,
+        attack: AttackSpec,
+        outcomes: list[Outcome],
+        samples: pd.DataFrame,
+        images: ImageDataset,
+    ) -> pd.DataFrame:
+        """Return the rows of the sweep's pictures: none unless it came to their eps."""
+        eps = pictured_eps(attack.threat.eps)
+        shown = [outcome.pictures for outcome in outcomes if outcome.eps == eps]
+        if not shown:
+            return make_table([], PICTURES)
+        k = len(shown[0])
+        clean, adversarial = images.head(k).x().cpu().numpy(), shown[0].numpy()
+        # Of a cell's samples the first are the first of the dataset's order: those pictured.
+        rows = samples[samples["eps"] == eps].head(k).to_dict("records")
+        return make_table(
+            [
+                {str(name): value for name, value in row.items() if name in PICTURES.names}
+                | encoded(x, x_adv)
+                for row, x, x_adv in zip(rows, clean, adversarial, strict=True)
+            ],
+            PICTURES,
+        )
 
 
 def _missing() -> dict[str, float]:

@@ -1,6 +1,18 @@
-"""How sure a number is: intervals for a share of images. Nothing here needs torch."""
+"""How sure a number is: intervals for a share of images, paired tests between two defenses.
+
+Nothing here needs torch; scipy and statsmodels take a second or two to import, so only who asks
+for a number pays for them.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.integer[Any]]
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -11,16 +23,104 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
     ``successes`` may be a fraction: a mean over seeds times the number of images. With ``n`` of
     0 nothing is known and both ends are NaN.
     """
+    low, high = wilson_intervals([successes], [n], confidence)
+    return float(low[0]), float(high[0])
+
+
+def wilson_intervals(
+    successes: npt.ArrayLike, n: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Return :func:`wilson_interval` of each entry: the lower and the upper ends."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    if n == 0:
-        return math.nan, math.nan
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie between 0 and n = {n}, got {successes}")
-    # A second or two of scipy: only who asks for an interval pays for it.
+    k, total = np.broadcast_arrays(np.asarray(successes, dtype=float), np.asarray(n, dtype=float))
+    known = total != 0
+    wrong = known & ~((k >= 0) & (k <= total))
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"successes must lie between 0 and n = {total.flat[first]:g}, got {k.flat[first]:g}"
+        )
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    low, high = np.full(k.shape, math.nan), np.full(k.shape, math.nan)
+    k, total = k[known], total[known]
+    ends = proportion_confint(k, total, alpha=1 - confidence, method="wilson")
     # At 0 and at n the closed form misses the estimate by a rounding error.
-    estimate = successes / n
-    return max(0.0, min(float(low), estimate)), min(1.0, max(float(high), estimate))
+    low[known] = np.maximum(0.0, np.minimum(ends[0], k / total))
+    high[known] = np.minimum(1.0, np.maximum(ends[1], k / total))
+    return low, high
+
+
+def mcnemar(only_a: npt.ArrayLike, only_b: npt.ArrayLike) -> Floats:
+    """Return the two-sided p-value of McNemar's exact test, entry by entry.
+
+    ``only_a`` images are right under A alone, ``only_b`` under B alone; where both are right, or
+    both wrong, an image says nothing about which is better. If neither is, each of the others
+    falls to either side with probability 1/2, and their number follows a binomial distribution:
+    exact at every count, where McNemar's chi-square needs some 25 of them (McNemar 1947,
+    https://doi.org/10.1007/BF02295996; Dietterich 1998, https://doi.org/10.1162/089976698300017197).
+    Without such images the p-value is 1.
+    """
+    a, b = np.broadcast_arrays(_counts(only_a), _counts(only_b))
+    from scipy.special import bdtr
+
+    tail = bdtr(np.minimum(a, b), a + b, 0.5)
+    return np.asarray(np.minimum(1.0, 2 * tail))
+
+
+def paired_randomization(better: npt.ArrayLike, worse: npt.ArrayLike) -> float:
+    """Return the two-sided p-value of the exact randomization test over images, several seeds.
+
+    ``better[k - 1]`` images are right in ``k`` more seeds under A than under B, and
+    ``worse[k - 1]`` in ``k`` fewer. The outcomes of one image under several seeds depend on each
+    other, so images, not (image, seed) pairs, are drawn: if A and B are equally good, an image's
+    difference is as likely to have either sign. The statistic is the difference of the mean
+    accuracies; its distribution over all the signs is computed, not sampled (Fisher 1935; Pitman
+    1937, https://doi.org/10.2307/2984124; Pagano, Tritchler 1983,
+    https://doi.org/10.1080/01621459.1983.10477990). With one seed this is :func:`mcnemar`. It
+    speaks about other images under these trained models, not about other trainings.
+    """
+    up, down = _counts(better), _counts(worse)
+    if up.shape != down.shape or up.ndim != 1:
+        raise ValueError(f"two lists of equal length are needed, got {up.shape} and {down.shape}")
+    images = up + down
+    step = np.arange(1, len(images) + 1)
+    if np.count_nonzero(images) <= 1:
+        return float(mcnemar(up.sum(), down.sum()))
+    from scipy.signal import convolve
+    from scipy.stats import binom
+
+    # The number of images that fall to A's side, weighted by k, of which each k adds a binomial.
+    chances = np.ones(1)
+    for k in step[images > 0]:
+        own = np.zeros(k * images[k - 1] + 1)
+        own[::k] = binom.pmf(np.arange(images[k - 1] + 1), images[k - 1], 0.5)
+        chances = convolve(chances, own)
+    below = min(int((step * up).sum()), int((step * down).sum()))
+    # The transform behind long convolutions errs by 1e-16: no p-value is below both signs' own.
+    least = 2.0 ** (1 - int(images.sum()))
+    return float(np.clip(2 * chances[: below + 1].sum(), least, 1.0))
+
+
+def _counts(values: npt.ArrayLike) -> Counts:
+    counts = np.asarray(values)
+    if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
+        raise ValueError(f"counts of images are whole numbers from 0, got {values}")
+    return counts
+
+
+def holm(p_values: Sequence[float] | Floats) -> Floats:
+    """Return p-values adjusted for asking them all, by Holm's step-down method.
+
+    The chance that one or more of all true null hypotheses is rejected stays below the level,
+    whatever the tests' dependence (Holm 1979, https://www.jstor.org/stable/4615733).
+    """
+    p = np.asarray(p_values, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("p-values lie between 0 and 1")
+    if not len(p):
+        return p
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(p, method="holm")[1])

@@ -23,6 +23,7 @@ from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.judge import admit, inside_for, slack
 from benchmark.norms import distance
+from benchmark.pictures import PICTURED
 from benchmark.progress import Advance, Progress
 from benchmark.seeding import generator, seeded
 from benchmark.spec import AttackSpec
@@ -36,8 +37,9 @@ class Outcome:
     """One cell: what became of every sample at one eps. All tensors (n,), on the CPU.
 
     ``pred_clean``, ``pred_adv`` and the query counts are int64, ``correct`` (without attack) and
-    ``success`` bool and ``distance`` float64 in the attack's norm. ``notes`` is what the harness
-    noticed, for the cell's reason.
+    ``success`` bool and ``distance`` float64 in the attack's norm. ``pictures`` (k, C, H, W),
+    float32 in [0, 1], are the scored images of the first :data:`~benchmark.pictures.PICTURED`
+    samples. ``notes`` is what the harness noticed, for the cell's reason.
     """
 
     eps: float
@@ -48,29 +50,40 @@ class Outcome:
     distance: Tensor
     n_forward: Tensor
     n_backward: Tensor
+    pictures: Tensor
     seconds: float
     notes: str
 
 
 @dataclass
 class _Images:
-    """The scored images of a batch or a sweep, beside the queries that they cost."""
+    """How images were scored and what they cost, on the CPU; of the first ones, the pixels too."""
 
     pred: Tensor
     distance: Tensor
     forwards: Tensor
     backwards: Tensor
+    pixels: Tensor
 
     @classmethod
-    def clean(cls, pred: Tensor) -> "_Images":
+    def clean(cls, pred: Tensor, data: ImageDataset) -> "_Images":
         zeros = torch.zeros_like(pred)
-        return cls(pred.clone(), zeros.double(), zeros, zeros.clone())
+        pixels = data.head(min(PICTURED, len(data))).x().cpu()
+        return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
 
-    def put(self, rows: Tensor, other: "_Images") -> None:
-        self.pred[rows] = other.pred
-        self.distance[rows] = other.distance
-        self.forwards[rows] = other.forwards
-        self.backwards[rows] = other.backwards
+    def put(self, rows: Tensor, scored: "_Images") -> None:
+        """Take over what a batch gave; ``rows`` ascend, so those with pixels are its first."""
+        self.pred[rows] = scored.pred
+        self.distance[rows] = scored.distance
+        self.forwards[rows] = scored.forwards
+        self.backwards[rows] = scored.backwards
+        self.pixels[rows[: len(scored.pixels)]] = scored.pixels
+
+    def keep(self, fell: Tensor, before: "_Images") -> None:
+        """Take over the images that fell before (a mask over all), at no new cost."""
+        self.pred[fell], self.distance[fell] = before.pred[fell], before.distance[fell]
+        first = fell[: len(self.pixels)]
+        self.pixels[first] = before.pixels[first]
 
 
 def predict(defense: Defense, data: ImageDataset) -> Tensor:
@@ -111,6 +124,7 @@ def sweep(
                 distance=found.distance,
                 n_forward=found.forwards,
                 n_backward=found.backwards,
+                pictures=found.pixels,
                 seconds=time.perf_counter() - start,
                 notes=search.take_notes(),
             )
@@ -129,14 +143,14 @@ def _budget_cells(
     advance: Advance,
 ) -> _Cells:
     """Attack the standing samples at each eps; keep what fell (see the module's docstring)."""
-    kept = _Images.clean(pred_clean)
+    kept = _Images.clean(pred_clean, search.data)
     labels = search.data.labels.cpu()
     for eps in budgets:
-        found = _Images.clean(pred_clean)
+        found = _Images.clean(pred_clean, search.data)
         standing = correct.nonzero().flatten()
         if not search.defense.stochastic:
             fell = kept.pred != labels
-            found.pred[fell], found.distance[fell] = kept.pred[fell], kept.distance[fell]
+            found.keep(fell, kept)
             standing = (correct & ~fell).nonzero().flatten()
         advance(len(labels) - len(standing), f"eps {eps:g}")
         if eps == 0:  # the only image in the ball is the clean one
@@ -157,7 +171,7 @@ def _minimal_cells(
     advance: Advance,
 ) -> _Cells:
     """Attack every sample once; the queries count in the first cell."""
-    found = _Images.clean(pred_clean)
+    found = _Images.clean(pred_clean, search.data)
     standing = correct.nonzero().flatten()
     advance(len(correct) - len(standing), "nearest adversarial images")
     for rows, images in search.run(standing, math.inf, seed_at(math.inf), advance):
@@ -215,7 +229,8 @@ class _Search:
                 x_adv = self._admit(x_adv, x, eps)
                 pred = self.defense.predict(x_adv).cpu()
                 far = distance(x_adv, x, self.spec.threat.norm).cpu()
-                yield rows, _Images(pred, far, forwards, backwards)
+                pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
+                yield rows, _Images(pred, far, forwards, backwards, pixels)
                 advance(len(rows))
 
     def _search(

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,8 +14,9 @@ from toys import Broken, Scripted, Tiny
 from benchmark import runner
 from benchmark.attacks.pgd import PGD
 from benchmark.errors import UsageError
+from benchmark.pictures import PICTURED, decoded, pictured_eps, read_pictures
 from benchmark.progress import Progress
-from benchmark.results import CELL_KEY, read_run
+from benchmark.results import CELL_KEY, SAMPLES, read_run
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 
 EPS = (0.0, 0.02, 0.3)
@@ -155,6 +157,24 @@ def test_samples_are_the_first_images_of_the_test_split(go):
     own = run.samples[(run.samples["defense"] == "toys:Tiny") & (run.samples["eps"] == 0.02)]
     assert own["sample_id"].tolist() == expected.sample_ids.tolist()
     assert own["label"].tolist() == expected.labels.tolist()
+
+
+def test_pictures_show_the_first_samples_as_they_were_scored(go):
+    run = read_run(go().path)
+    kept = read_pictures(run.path)
+    shared = [name for name in SAMPLES.names if name in kept]
+    eps = pictured_eps(EPS)
+    for defense in ("toys:Coded", "toys:Tiny"):
+        of_it = run.samples[(run.samples["defense"] == defense) & (run.samples["eps"] == eps)]
+        own = kept[kept["defense"] == defense].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            own[shared], of_it.head(PICTURED).reset_index(drop=True)[shared]
+        )
+        for row in own.to_dict("records"):
+            moved = np.abs(decoded(row).difference).max()
+            assert moved <= eps + 1e-3
+            if row["success"]:
+                assert moved == pytest.approx(row["distance"], abs=1e-3)
 
 
 def test_a_second_call_computes_nothing_and_changes_no_byte(go, monkeypatch):

@@ -101,6 +101,26 @@ def test_all_wrong_and_all_right():
     assert len(right.success) == 1
 
 
+GREY = 1 / 255  # images come from 8 bits
+
+
+def test_the_pictures_are_the_images_that_were_scored(monkeypatch):
+    # Two images a batch, so that the pictured ones come from several.
+    monkeypatch.setattr("benchmark.sweep.BATCH_SIZE", 2)
+    data = dataset(pixels(0.2, 0.3, 0.6, 0.4, 0.1, 0.1), torch.zeros(6).long())
+    zero, small, large = outcomes(STEP, Scripted(script=up), data, [0, 0.15, 0.25])
+    assert zero.pictures.flatten().tolist() == pytest.approx([0.2, 0.3, 0.6, 0.4], abs=GREY)
+    # The third is wrong without any attack; what fell at the smaller budget is kept as it fell.
+    assert small.pictures.flatten().tolist() == pytest.approx([0.35, 0.45, 0.6, 0.55], abs=GREY)
+    assert large.pictures.flatten().tolist() == pytest.approx([0.45, 0.55, 0.6, 0.55], abs=GREY)
+
+
+def test_pictures_are_projected_as_they_are_scored():
+    far = Scripted(script=lambda view, x, y, eps: x + 2 * eps)
+    _, found = outcomes(STEP, far, DATA, [0, 0.05])
+    assert found.pictures.flatten().tolist() == pytest.approx([0.25, 0.35, 0.45, 0.6], abs=GREY)
+
+
 def test_every_tensor_has_n_rows_of_its_type():
     for outcome in outcomes(STEP, Scripted(script=up), DATA, [0, 0.15]):
         for name in ("pred_clean", "pred_adv", "n_forward", "n_backward"):
