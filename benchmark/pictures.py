@@ -24,8 +24,8 @@ from benchmark.results import (
     write_table,
 )
 
-PICTURED = 4
-"""So many images of each sweep are kept."""
+PICTURED = 12
+"""So many images of each sweep are kept: enough to find some that most defenses get right."""
 
 PICTURES = columns(
     ("dataset", pa.string()),
@@ -54,6 +54,8 @@ three digits of each difference, which one grey level (0.004) of a PNG would swa
 
 FILE = "pictures.parquet"
 SWEEP = ["defense", "attack", "library", "norm", "seed"]
+SHAPE = ["channels", "height", "width"]
+HALF = np.dtype("<f2")
 
 Pixels = npt.NDArray[np.float32]
 
@@ -75,10 +77,10 @@ def pictured_eps(budgets: tuple[float, ...]) -> float:
     """Return the eps of a sweep at which its images are kept: the nearest to half the largest.
 
     At the largest hardly any image stands; at half of it, which is where the paper trains, the
-    difference is what the defense was built against.
+    difference is what the defense was built against. Eps 0, where nothing moves, comes last.
     """
     half = max(budgets) / 2
-    return min(budgets, key=lambda eps: (abs(eps - half), eps))
+    return min(budgets, key=lambda eps: (eps == 0, abs(eps - half), eps))
 
 
 def encoded(original: Pixels, adversarial: Pixels) -> dict[str, Any]:
@@ -93,15 +95,15 @@ def encoded(original: Pixels, adversarial: Pixels) -> dict[str, Any]:
         "height": height,
         "width": width,
         "original": np.rint(original * 255).astype(np.uint8).tobytes(),
-        "difference": difference.astype("<f2").tobytes(),
+        "difference": difference.astype(HALF).tobytes(),
     }
 
 
 def decoded(row: Any) -> Pixelled:
     """Return the images of a row of the table (a mapping)."""
-    shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
+    shape = tuple(int(row[name]) for name in SHAPE)
     clean = np.frombuffer(row["original"], np.uint8).reshape(shape).astype(np.float32)
-    moved = np.frombuffer(row["difference"], "<f2").reshape(shape).astype(np.float32)
+    moved = np.frombuffer(row["difference"], HALF).reshape(shape).astype(np.float32)
     clean /= np.float32(255)
     return Pixelled(clean, np.clip(clean + moved, 0, 1))
 
@@ -128,8 +130,27 @@ def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     rows = validate(rows, PICTURES, where)
     if rows.duplicated([*CELL_KEY, "sample_id"]).any():
         raise ResultsError(f"{where}: an image appears twice in a cell")
-    sizes = rows["channels"] * rows["height"] * rows["width"]
+    if rows.groupby(["dataset", *SWEEP])["eps"].nunique(dropna=False).gt(1).any():
+        raise ResultsError(f"{where}: a sweep has pictures at several eps")
+    if not (rows[["eps", "distance"]] >= 0).all(axis=None):
+        raise ResultsError(f"{where}: an eps or a distance is negative or not a number")
+    if (rows["success"] & (rows["pred_adv"] == rows["label"])).any():
+        raise ResultsError(f"{where}: a success whose pred_adv is the label")
+    _check_pixels(rows, where)
+    return rows
+
+
+def _check_pixels(rows: pd.DataFrame, where: str) -> None:
+    if not rows["channels"].isin([1, 3]).all() or (rows[["height", "width"]] < 1).any(axis=None):
+        raise ResultsError(f"{where}: an image is neither grey nor RGB, or has no pixel")
+    if (rows.groupby("dataset")[SHAPE].nunique() > 1).any(axis=None):
+        raise ResultsError(f"{where}: the images of a dataset differ in size")
+    sizes = rows[SHAPE].prod(axis=1)
     for name, width in (("original", 1), ("difference", 2)):
         if (rows[name].map(len) != sizes * width).any():
             raise ResultsError(f"{where}: an image in {name!r} has not the size that it names")
-    return rows
+    # A picture says "the same image under every defense".
+    if (rows.groupby(["dataset", "sample_id"])[["original", "label"]].nunique() > 1).any(axis=None):
+        raise ResultsError(f"{where}: an image or its label differs between two cells")
+    if not all(np.isfinite(np.frombuffer(data, HALF)).all() for data in rows["difference"]):
+        raise ResultsError(f"{where}: a difference is not a number")

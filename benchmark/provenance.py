@@ -33,6 +33,7 @@ def provenance(
             "test_checksum": test_set.checksum,
             "n_train_available": train_set.n_available,
             "n_test_available": test_set.n_available,
+            "class_names": list(test_set.info.class_names),
         },
         "device": {
             "type": spec.device,

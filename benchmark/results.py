@@ -11,7 +11,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UsageError
+from benchmark.numbering import repeated
 from benchmark.spec import RunSpec
 
 Status = Literal["ok", "skipped", "failed"]
@@ -61,8 +63,9 @@ SAMPLES = columns(
     ("n_backward", pa.int64()),
 )
 """A row per (cell, image). ``sample_id`` is the image's row in the dataset's test split;
-``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. A
-minimal-distortion attack's image may fool the model from outside the ball: no success."""
+``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. Where
+one search serves all eps (:mod:`benchmark.sweep`), its image may fool the model from outside the
+ball, which is no success, and its queries count at the smallest eps."""
 
 CELLS = columns(
     *_KEY_COLUMNS,
@@ -85,6 +88,7 @@ CELLS = columns(
 """A row per cell. ``reason`` says why a cell was skipped or failed and, for an ok cell, what the
 harness noticed. ``median_distance`` is over the images that the attack turned (NaN if none)."""
 
+_LABELS = ("label", "pred_clean", "pred_adv")
 _FRACTIONS = ["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
 
 
@@ -115,7 +119,10 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read and validated. ``spec`` and the tables are always there."""
+    """A run's folder, read and validated. ``spec`` and the tables are always there.
+
+    ``samples`` is :func:`read_samples`' frame: its words are categories.
+    """
 
     path: Path
     spec: RunSpec
@@ -144,15 +151,9 @@ def make_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pd.DataFrame:
 
 def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame:
     """Return ``frame`` in the schema's order and dtypes; ResultsError names the first breach."""
-    names = list(schema.names)
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        raise ResultsError(f"{where}: column {missing[0]!r} is missing")
-    extra = [name for name in frame.columns if name not in names]
-    if extra:
-        raise ResultsError(f"{where}: column {extra[0]!r} is not part of the schema")
+    _check_names(frame.columns, schema, where)
     try:
-        table = pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False)
+        table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
         table.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise ResultsError(f"{where}: {str(error).splitlines()[0]}") from None
@@ -162,6 +163,16 @@ def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame
     elif schema is SAMPLES:
         _validate_samples(frame, where)
     return frame.reset_index(drop=True)
+
+
+def _check_names(found: Iterable[str], schema: pa.Schema, where: str) -> None:
+    found = list(found)
+    missing = [name for name in schema.names if name not in found]
+    if missing:
+        raise ResultsError(f"{where}: column {missing[0]!r} is missing")
+    extra = [name for name in found if name not in schema.names]
+    if extra:
+        raise ResultsError(f"{where}: column {extra[0]!r} is not part of the schema")
 
 
 def _validate_cells(cells: pd.DataFrame, where: str) -> None:
@@ -187,7 +198,7 @@ def _validate_cells(cells: pd.DataFrame, where: str) -> None:
 
 
 def _validate_samples(samples: pd.DataFrame, where: str) -> None:
-    if samples.duplicated([*CELL_KEY, "sample_id"]).any():
+    if repeated(samples, [*CELL_KEY, "sample_id"]):
         raise ResultsError(f"{where}: an image appears twice in a cell")
     if not (samples["distance"] >= 0).all():
         raise ResultsError(f"{where}: a distance is negative or not a number")
@@ -254,11 +265,58 @@ def load_table(path: Path) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pq.read_table(path).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(
-            f"{path}: not a readable Parquet table ({str(error).splitlines()[0]});"
-            " restore it, or delete it and run the same command again"
-        ) from None
+        raise _unreadable(path, error) from None
     return frame
+
+
+def read_samples(path: Path) -> pd.DataFrame:
+    """Read and validate the samples table in little memory; an absent one is empty.
+
+    Its values are :func:`read_table`'s, its dtypes narrower: words are categories in alphabetical
+    order, and whole numbers have 32 bits (labels 16) where all of the column's fit.
+    """
+    if not path.exists():
+        return empty_table(SAMPLES)
+    words = [column.name for column in SAMPLES if pa.types.is_string(column.type)]
+    try:
+        # Column by column: only one is there in its file's width.
+        _check_names(pq.read_schema(path).names, SAMPLES, str(path))
+        with pq.ParquetFile(path, read_dictionary=words) as file:
+            found = {}
+            for column in SAMPLES:
+                found[column.name] = _narrowed(file.read([column.name])[0], column, str(path))
+                pa.default_memory_pool().release_unused()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    frame = pd.DataFrame(found, copy=False)
+    _validate_samples(frame, str(path))
+    return frame
+
+
+def _narrowed(values: pa.ChunkedArray, column: pa.Field, where: str) -> Any:
+    if values.null_count and not column.nullable:
+        raise ResultsError(f"{where}: column {column.name!r} lacks a value")
+    try:
+        if pa.types.is_string(column.type):
+            words = values.cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+            found = words.to_pandas().cat
+            return found.reorder_categories(sorted(found.categories))
+        values = values.cast(column.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ResultsError(
+            f"{where}: column {column.name!r}: {str(error).splitlines()[0]}"
+        ) from None
+    if pa.types.is_integer(column.type):
+        with suppress(pa.ArrowInvalid):  # too wide for it
+            values = values.cast(pa.int16() if column.name in _LABELS else pa.int32())
+    return values.to_numpy()
+
+
+def _unreadable(path: Path, error: Exception) -> ResultsError:
+    return ResultsError(
+        f"{path}: not a readable Parquet table ({str(error).splitlines()[0]});"
+        " restore it, or delete it and run the same command again"
+    )
 
 
 def write_model(run_dir: Path, record: ModelRecord) -> None:
@@ -293,15 +351,26 @@ def read_spec(run_dir: Path) -> RunSpec:
         raise ResultsError(f"{path}: not a run's spec ({error})") from None
 
 
+def _model(raw: Any) -> ModelRecord:
+    record = ModelRecord(**raw)
+    for name, kind in (("defense", str), ("seed", int), ("n_parameters", int), ("log", list)):
+        if not isinstance(getattr(record, name), kind):
+            raise TypeError(f"{name} is {getattr(record, name)!r}")
+    for row in record.log:
+        if not isinstance(row, Mapping):
+            raise TypeError(f"a row of the log is {row!r}")
+    return record
+
+
 def read_run(run_dir: Path) -> Run:
     """Read a whole run folder, complete or not."""
     spec = read_spec(run_dir)
     cells = read_table(run_dir / "cells.parquet", CELLS)
-    samples = read_table(run_dir / "samples.parquet", SAMPLES)
+    samples = read_samples(run_dir / "samples.parquet")
     models = []
     for path in sorted((run_dir / "models").glob("*.json")):
         try:
-            models.append(ModelRecord(**json.loads(path.read_text("utf-8"))))
+            models.append(_model(json.loads(path.read_text("utf-8"))))
         except (ValueError, TypeError) as error:
             raise ResultsError(f"{path}: not a model record ({error})") from None
     provenance = run_dir / "run.json"

@@ -6,6 +6,7 @@ for a number pays for them.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -88,25 +89,36 @@ def paired_randomization(better: npt.ArrayLike, worse: npt.ArrayLike) -> float:
     step = np.arange(1, len(images) + 1)
     if np.count_nonzero(images) <= 1:
         return float(mcnemar(up.sum(), down.sum()))
-    from scipy.signal import convolve
-    from scipy.stats import binom
+    from scipy.signal import fftconvolve
 
     # The number of images that fall to A's side, weighted by k, of which each k adds a binomial.
     chances = np.ones(1)
     for k in step[images > 0]:
         own = np.zeros(k * images[k - 1] + 1)
-        own[::k] = binom.pmf(np.arange(images[k - 1] + 1), images[k - 1], 0.5)
-        chances = convolve(chances, own)
+        own[::k] = _fair_coins(int(images[k - 1]))
+        direct = len(own) * len(chances) < _DIRECT
+        chances = np.convolve(chances, own) if direct else fftconvolve(chances, own)
     below = min(int((step * up).sum()), int((step * down).sum()))
     # The transform behind long convolutions errs by 1e-16: no p-value is below both signs' own.
     least = 2.0 ** (1 - int(images.sum()))
     return float(np.clip(2 * chances[: below + 1].sum(), least, 1.0))
 
 
+_DIRECT = 10**6  # products from which the detour over Fourier transforms is shorter
+
+
+@lru_cache(maxsize=4096)
+def _fair_coins(n: int) -> Floats:
+    """Return the chances of 0, 1, ..., n heads among ``n`` coins."""
+    from scipy.stats import binom
+
+    return np.asarray(binom.pmf(np.arange(n + 1), n, 0.5))
+
+
 def _counts(values: npt.ArrayLike) -> Counts:
     counts = np.asarray(values)
     if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
-        raise ValueError(f"counts of images are whole numbers from 0, got {values}")
+        raise ValueError(f"counts of images are whole numbers from 0, got {counts}")
     return counts
 
 

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from benchmark.crosscheck.results import Crosscheck, pair_key, read_crosscheck
 from benchmark.errors import UsageError
 from benchmark.results import write_atomic
-from reports import figures
+from reports import figures, interactive
+from reports.section import shown
 from reports.tables import NORM_WORDS, number
 
 View = dict[str, Any]
@@ -55,10 +56,7 @@ def render(found: Crosscheck) -> tuple[str, dict[str, bytes]]:
     ok = libraries[libraries["status"] == "ok"].to_dict("records")
     files: dict[str, bytes] = {}
     curve = figures.distance_curves(_curves(found), _labels(found))
-    figure = None
-    if curve is not None:
-        files["accuracy.svg"], files["accuracy.png"] = curve.svg, curve.png
-        figure = {"uri": _uri("image/svg+xml", curve.svg), "alt": curve.alt, "file": "accuracy"}
+    figure = shown("accuracy", curve, files) if curve else None
     spec = found.spec.attacks[0]
     view = {
         "title": title(found),
@@ -82,7 +80,8 @@ def render(found: Crosscheck) -> tuple[str, dict[str, bytes]]:
         "figure": figure,
     }
     page = environment.get_template("crosscheck.html.j2")
-    return page.render(css=Markup(css + own), **view), files
+    carried = {"scripts": interactive.scripts(), "policy": interactive.policy()}
+    return page.render(css=Markup(css + own), **carried, **view), files
 
 
 AGREEMENT = "Agreement: share of all images on which both succeed or both fail"
@@ -191,13 +190,10 @@ def _offender(found: Crosscheck, record: Mapping[str, Any]) -> View:
 
 def _png(path: Path) -> str:
     try:
-        return _uri("image/png", path.read_bytes())
+        data = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise UsageError(f"{path}: not readable ({error.strerror})") from None
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/png;base64,{data}"
 
 
 def _facts(found: Crosscheck) -> list[tuple[str, str]]:

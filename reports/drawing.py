@@ -38,11 +38,15 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: vector and raster bytes, and words for who cannot see it."""
+    """A drawn figure: vector and raster bytes, and words for who cannot see it.
+
+    ``chart`` is :meth:`reports.interactive.Chart.json` of the same numbers, or empty.
+    """
 
     svg: bytes
     png: bytes
     alt: str
+    chart: str = ""
 
 
 @contextmanager
@@ -102,6 +106,9 @@ def render(figure: Figure) -> tuple[bytes, bytes]:
     with warnings.catch_warnings():
         # A name in a script that the font lacks shows boxes; the page itself spells it out.
         warnings.filterwarnings("ignore", message="Glyph")
+        # Laid out once for both files, not anew by each.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.savefig(png, format="png", dpi=200)
     return svg.getvalue(), png.getvalue()

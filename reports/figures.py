@@ -5,18 +5,23 @@ together tell lines apart without colour.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from reports.drawing import Picture, canvas, finish, frame, render
+from reports.interactive import Chart, Line, alone
 from reports.tables import NORM_WORDS, attack_title, number
 
-# Without the palette's yellow and light pink, which vanish on white. The lengths of the three
-# cycles share no factor two by two: 8 * 9 * 5 defenses differ.
-_COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 1, 4, 9, 5, 7)]
+# Each at least 3:1 against white, and any two at least 13 apart in CIELAB as seen by normal eyes
+# and with protanopia, deuteranopia or tritanopia. The lengths of the three cycles share no factor
+# two by two: 8 * 9 * 5 defenses differ.
+_COLOURS = (
+    *("#0173b2", "#d55e00", "#029e73", "#222222"),
+    *("#cc78bc", "#8c564b", "#999933", "#aa3377"),
+)
 _MARKERS = ("o", "s", "^", "D", "v", "p", "<", "*", ">")
 _DASHES: tuple[Any, ...] = (
     "-",
@@ -48,17 +53,20 @@ def security_curves(
     cells: pd.DataFrame,
     styles: Mapping[str, Mapping[str, Any]],
     subject: str = "",
+    switches: Mapping[str, str] = MappingProxyType({}),
 ) -> Picture | None:
     """Draw robust accuracy against eps under one attack; None where no cell is ok.
 
     ``pooled`` and ``cells`` are the attack's rows of :func:`reports.tables.pool` and
     :func:`reports.tables.grid`. Where a cell is not ok its line is broken, not bridged. ``subject``
-    is what the title names beside the dataset.
+    is what the title names beside the dataset. ``switches`` names the defense that a line belongs
+    to where the frames call it otherwise.
     """
     if not (pooled["status"] == "ok").any():
         return None
     attack: dict[Any, Any] = pooled.iloc[0].to_dict()
     words = []
+    lines: list[Line] = []
     with canvas() as figure:
         axes = figure.add_subplot()
         drawn = []
@@ -68,19 +76,38 @@ def security_curves(
                 continue
             drawn.append(name)
             words.append(_in_words(name, points))
+            defense = switches.get(name, name)
             _curve(axes, points, styles[name])
+            lines.append(_line(name, points, styles[name], defense))
             own = cells[(cells["defense"] == name) & (cells["status"] == "ok")]
             if own["seed"].nunique() > 1:
+                lines.append(_seeds(name, own, styles[name], defense))
                 dots: dict[str, Any] = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
                 color = [styles[name]["color"]]
                 axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
         unit = "pixel values in [0, 1]" if attack["norm"] == "linf" else "Euclidean length"
         norm = NORM_WORDS.get(attack["norm"], attack["norm"])
-        frame(axes, f"eps, {norm} ({unit})", "robust accuracy", fraction=True)
+        x_label = f"eps, {norm} ({unit})"
+        frame(axes, x_label, "robust accuracy", fraction=True)
         title = f"{attack['dataset']}{subject and ', '}{subject}: {attack_title(attack)}"
         finish(figure, axes, title, drawn, styles)
         alt = f"Robust accuracy against eps on {title}. {' '.join(words)}"
-        return Picture(*render(figure), alt)
+        chart = Chart(title, x_label, "robust accuracy", lines, fraction=True)
+        return Picture(*render(figure), alt, chart.json())
+
+
+def _line(name: str, points: pd.DataFrame, style: Mapping[str, Any], defense: str) -> Line:
+    columns = ("eps", "robust_accuracy", "ci_low", "ci_high", "images")
+    x, y, low, high, n = (points[column].to_list() for column in columns)
+    return Line(name, x, y, style, low, high, n, defense)
+
+
+def _seeds(name: str, own: pd.DataFrame, style: Mapping[str, Any], defense: str) -> Line:
+    """The single seeds as dots, each with its own interval under the pointer."""
+    columns = ("eps", "robust_accuracy", "ci_low", "ci_high", "n")
+    x, y, low, high, n = (own[column].to_list() for column in columns)
+    notes = [f"seed {seed}" for seed in own["seed"]]
+    return Line(name, x, y, style, low, high, n, defense, notes=notes, dots=True)
 
 
 def _curve(axes: Any, points: pd.DataFrame, style: Mapping[str, Any]) -> None:
@@ -91,11 +118,10 @@ def _curve(axes: Any, points: pd.DataFrame, style: Mapping[str, Any]) -> None:
     axes.plot(eps, mean, zorder=4, clip_on=False, **style)
     axes.fill_between(eps, low, high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
     # A band has no width at a point without neighbours: draw its interval as a bar.
-    known = np.concatenate([[False], ~np.isnan(mean), [False]])
-    alone = known[1:-1] & ~known[:-2] & ~known[2:]
-    bars = np.maximum(np.stack([mean - low, high - mean])[:, alone], 0)
+    lone = alone(mean)
+    bars = np.maximum(np.stack([mean - low, high - mean])[:, lone], 0)
     axes.errorbar(
-        eps[alone], mean[alone], bars, fmt="none", ecolor=style["color"], capsize=3, elinewidth=1.2
+        eps[lone], mean[lone], bars, fmt="none", ecolor=style["color"], capsize=3, elinewidth=1.2
     )
 
 
@@ -123,6 +149,7 @@ def distance_curves(
         return None
     styles = line_styles(curves)
     words = []
+    lines: list[Line] = []
     end = max(x[-1] for x, _ in curves.values())
     with canvas() as figure:
         axes = figure.add_subplot()
@@ -132,6 +159,13 @@ def distance_curves(
                 style["markevery"] = max(1, len(x) // 8)
             axes.plot([*x, end], [*y, y[-1]], drawstyle="steps-post", alpha=0.9, **style)
             words.append(f"{name} ends at {number(y[-1])}.")
+            many = {"marker": ""} if len(x) > 20 else {}
+            lines.append(Line(name, [*x, end], [*y, y[-1]], {**styles[name], **many}))
         frame(axes, labels[0], "accuracy left", fraction=True)
         finish(figure, axes, labels[1], list(curves), styles)
-        return Picture(*render(figure), f"Accuracy against {labels[0]}. {' '.join(words)}")
+        alt = f"Accuracy against {labels[0]}. {' '.join(words)}"
+        x_name = labels[0].partition(",")[0]
+        chart = Chart(
+            labels[1], labels[0], "accuracy left", lines, x_name, fraction=True, steps=True
+        )
+        return Picture(*render(figure), alt, chart.json())

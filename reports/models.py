@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmark.results import ModelRecord
+from benchmark.results import ModelRecord, Run
+from reports.section import RunContext, Section, View
 from reports.tables import is_number, number
 
-View = dict[str, Any]
 Log = list[dict[str, float]]
 
 INTERVAL = ("value", "ci_low", "ci_high", "n")
@@ -23,6 +23,19 @@ LISTED = 12
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return ``value`` if it is a mapping: damaged data costs its own line, not the report."""
     return value if isinstance(value, Mapping) else {}
+
+
+def make(context: RunContext) -> Section:
+    """Return the section; a run without a trained model has one that says so."""
+    models = ordered(context.run)
+    view = {"models": model_rows(models), "measured": measured(models)}
+    return Section("models", "Trained models", "sections/models.html.j2", view)
+
+
+def ordered(run: Run) -> list[ModelRecord]:
+    """Return the run's models in the order of its defenses, then by seed."""
+    order = {defense.name: i for i, defense in enumerate(run.spec.defenses)}
+    return sorted(run.models, key=lambda m: (order.get(m.defense, len(order)), m.defense, m.seed))
 
 
 # --- training logs -----------------------------------------------------------------------------

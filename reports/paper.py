@@ -31,9 +31,9 @@ TABLE2 = ["item", "dataset", "defense", "attack", "library", "reading", "eps", *
 FIGURE4 = [*ACCURACY[:5], "code_dim", *ACCURACY[5:]]
 TABLE3 = [
     *("item", "dataset", "quantity", "method", "average", "scaling", "k1", "k2"),
-    *(*NUMBERS, "status", "run_id"),
+    *(*NUMBERS, "status", "run_id", "preset"),
 ]
-FIGURE5 = ["item", *CODES.names, "status", "run_id"]
+FIGURE5 = ["item", *CODES.names, "status", "run_id", "preset"]
 
 Row = dict[Any, Any]
 
@@ -56,8 +56,16 @@ def paper_tables(
 
 
 def run_points(run: Run) -> pd.DataFrame:
-    """Return a row per (attack, defense, eps) of a run, pooled over seeds, with its status."""
+    """Return a row per (attack, defense, eps) of a run, pooled over seeds, with its status.
+
+    Only of the paper's datasets and defenses, and of the members of studies.
+    """
+    ours = {d.name for d in run.spec.defenses if d.name in paper.DEFENSE_NAMES or member(d)}
+    if run.spec.dataset not in paper.DATASETS or not ours:
+        return _no_points()
     cells = grid(run)
+    cells = cells[cells["defense"].isin(ours)]
+    run_id = run.run_id  # hashes the whole spec
     keys = [*ATTACK_KEY, "defense", "eps"]
     lacking = cells[cells["status"].isin(["failed", "skipped"])]
     reasons = lacking.groupby([*keys, "status"], sort=False)["reason"].first().to_dict()
@@ -66,15 +74,40 @@ def run_points(run: Run) -> pd.DataFrame:
         key = tuple(row[name] for name in keys)
         rows.append(
             {
-                **{name: row[name] for name in (*keys, "ci_low", "ci_high", "seeds")},
+                **{name: row[name] for name in (*keys, "ci_low", "ci_high")},
                 "measured": row["robust_accuracy"],
                 "n": row["images"],
+                "seeds": row["seeds_ok"] or row["seeds"],
                 "status": _status(row["status"], reasons.get((*key, row["status"]), "")),
-                "run_id": run.run_id,
+                "run_id": run_id,
                 "preset": run.spec.preset,
             }
         )
     return pd.DataFrame(rows, columns=_no_points().columns)
+
+
+TRUST = (
+    "Where several runs have a number, the one shown is of the preset paper before quick before any"
+    " other, then over more images, then over more seeds, then from the in-house library; its value"
+    " plays no part."
+)
+_PRESETS = {"paper": 0, "quick": 1}
+_STATES = {MEASURED: 0, "failed": 1, "skipped": 2, NOT_RUN: 3}
+
+
+def by_trust(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows of an item's frame, the one to show first: :data:`TRUST`, in numbers."""
+    there = rows.reindex(columns=["status", "preset", "n", "seeds", "library"])
+    order = pd.DataFrame(
+        {
+            "state": there["status"].str.partition(":")[0].map(_STATES),
+            "preset": there["preset"].map(_PRESETS).fillna(len(_PRESETS)),
+            "images": -there["n"].astype(float),
+            "seeds": -there["seeds"].astype(float),
+            "library": there["library"] != "inhouse",
+        }
+    )
+    return rows.loc[order.sort_values(order.columns.to_list(), kind="stable").index]
 
 
 def _status(status: str, reason: str) -> str:
@@ -205,15 +238,16 @@ def _table3(runs: Sequence[Run], dimensions: Sequence[DimensionResult]) -> pd.Da
         rows += [{**first, **row} for row in found or [{}]]
         second = {"dataset": dataset, "quantity": "embedding dimension", "published": embedding}
         used = {
-            (run.run_id, int(defense.params["code_dim"]))
+            (run.run_id, run.spec.preset, int(defense.params["code_dim"]))
             for run in runs
             if run.spec.dataset == dataset
             for defense in run.spec.defenses
             if defense.name in ("ot-cla", "ot-cla-adv") and "code_dim" in defense.params
         }
         chosen = [
-            {"method": "used", "measured": k, "status": MEASURED, "run_id": run_id}
-            for run_id, k in sorted(used)
+            {"method": "used", "measured": k, "status": MEASURED}
+            | {"run_id": run_id, "preset": preset}
+            for run_id, preset, k in sorted(used)
         ]
         rows += [{**second, **row} for row in chosen or [{}]]
     texts = dict.fromkeys(["method", "average", "scaling"], "")
@@ -293,7 +327,7 @@ def _figure4(runs: Sequence[Run], points: pd.DataFrame) -> pd.DataFrame:
 def _figure5(runs: Sequence[Run]) -> pd.DataFrame:
     """Code maps, a row per point; a map of the paper's that no run has is a single row."""
     parts = [
-        points.assign(status=MEASURED, run_id=run.run_id)
+        points.assign(status=MEASURED, run_id=run.run_id, preset=run.spec.preset)
         for run in runs
         if len(points := read_codes(run.path))
     ]

@@ -5,6 +5,28 @@ Attacks by Regularized Deep Embedding". Accuracies are fractions in [0, 1]; the 
 """
 
 DATASETS = ("mnist", "cifar10", "stl10", "tiny_imagenet")
+DATASET_NAMES = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR10",
+    "stl10": "STL10",
+    "tiny_imagenet": "Tiny Imagenet",
+}
+DATA_DIMENSIONS = {
+    "mnist": "1 × 28 × 28",
+    "cifar10": "3 × 32 × 32",
+    "stl10": "3 × 96 × 96",
+    "tiny_imagenet": "3 × 64 × 64",
+}
+DEFENSE_NAMES = {
+    "undefended": "No defense",
+    "madry": "Adv. Training",
+    "rse": "RSE",
+    "ot-cla": "OT-Classifier",
+    "ot-cla-adv": "OT-CLA+Adv",
+    "e-cla": "E-CLA",
+    "defense-gan": "Defense-GAN",
+}
+"""As Table 1 writes them; the paper's text also says "Madry's Adv" for Adv. Training."""
 
 # Table 1 (section 4.1): accuracy under l-inf PGD; dataset -> eps, then defense -> accuracies.
 TABLE1 = {
@@ -72,6 +94,12 @@ FIGURE2 = ("undefended", "madry", "rse", "ot-cla", "ot-cla-adv")
 FIGURE3 = ("e-cla", "ot-cla")
 FIGURE4 = "ot-cla"
 FIGURE5 = {"datasets": ("mnist", "cifar10"), "defenses": ("e-cla", "ot-cla")}
+
+
+def named(defense: str) -> str:
+    """Return the paper's name of a defense, with ours in brackets where it differs."""
+    name = DEFENSE_NAMES[defense]
+    return name if name.lower() == defense else f"{name} ({defense})"
 
 
 def grid(dataset: str) -> tuple[float, ...]:

@@ -6,10 +6,20 @@ from typing import Any
 import pandas as pd
 
 from benchmark.spec import RunSpec
+from reports.section import RunContext, Section, View
 from reports.tables import STATUS_WORDS, attack_title
 
-View = dict[str, Any]
 CELL = ["status", "reason", "attack", "library", "norm", "defense"]
+
+
+def make(context: RunContext) -> Section:
+    """Return the section; a run in which every cell has a result has one that says so."""
+    cells, spec = context.cells, context.run.spec
+    view = {
+        "troubles": reasons(cells, spec, ok=False),
+        "notices": reasons(cells, spec, ok=True),
+    }
+    return Section("reasons", "What did not run, and why", "sections/reasons.html.j2", view)
 
 
 def reasons(cells: pd.DataFrame, spec: RunSpec, *, ok: bool) -> list[View]:

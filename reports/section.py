@@ -5,13 +5,18 @@ A section is made by one function from a :class:`RunContext` and shown by one te
 one is a new module, its template and a line there.
 """
 
-from collections.abc import Callable, Mapping
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from benchmark.results import Run
+from reports.drawing import Picture
+
+View = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class RunContext:
 
     ``cells`` is :func:`reports.tables.grid`'s frame and ``pooled`` :func:`reports.tables.pool`'s.
     ``styles`` gives each defense its look over the whole report. File names begin with ``prefix``
-    (empty where the report is about one run) and ids in the page with ``id``.
+    (empty where the report is about one run) and ids in the page with ``id``. ``rank`` is the
+    run's number where there are several, else 0.
     """
 
     run: Run
@@ -29,13 +35,23 @@ class RunContext:
     styles: Mapping[str, Mapping[str, Any]]
     prefix: str
     id: str
+    rank: int = 0
+
+    @property
+    def title(self) -> str:
+        """The run's number, if there are several, dataset, preset and study."""
+        spec = self.run.spec
+        number = f"Run {self.rank}: " if self.rank else ""
+        study = f", study {spec.study}" if spec.study else ""
+        return f"{number}{spec.dataset}, preset {spec.preset}{study}"
 
 
 @dataclass(frozen=True)
 class Section:
     """One section: ``template`` is rendered with ``view`` as ``v``, under the heading ``title``.
 
-    ``key`` ends its id in the page. ``files`` maps names, relative to the page, to bytes.
+    ``template`` is a name below ``templates/``, such as ``sections/accuracy.html.j2``. ``key`` ends
+    the section's id in the page. ``files`` maps names, relative to the page, to bytes.
     """
 
     key: str
@@ -47,3 +63,23 @@ class Section:
 
 SectionMaker = Callable[[RunContext], Section | None]
 """None where the run has nothing of the kind."""
+
+SharedMaker = Callable[[Sequence[RunContext]], Section | None]
+"""A section about all runs of a report; None where it says nothing."""
+
+
+def slug(*words: str) -> str:
+    """Return a name that every file system takes; a plugin may be called anything."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:60].strip("-")
+
+
+def shown(name: str, picture: Picture, files: dict[str, bytes]) -> View:
+    """Put ``picture`` into ``files`` as ``name.svg`` and ``name.png``; return its view.
+
+    The view is what the ``picture`` macro of ``macros.html.j2`` takes.
+    """
+    files[f"{name}.svg"] = picture.svg
+    files[f"{name}.png"] = picture.png
+    data = base64.b64encode(picture.svg).decode()
+    uri = f"data:image/svg+xml;base64,{data}"
+    return {"file": name, "alt": picture.alt, "uri": uri, "chart": picture.chart}

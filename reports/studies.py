@@ -42,7 +42,9 @@ def study_curves(pooled: pd.DataFrame, cells: pd.DataFrame, spec: RunSpec) -> Pi
     if pooled.empty:
         return None
     styles = sequential_styles(list(labels.values()))
-    return security_curves(pooled, cells, styles, "" if several else types.pop())
+    subject = "" if several else types.pop()
+    switches = {label: name for name, label in labels.items()}
+    return security_curves(pooled, cells, styles, subject, switches)
 
 
 def sequential_styles(names: list[str]) -> dict[str, Mapping[str, Any]]:

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from benchmark.results import CELL_KEY, CELLS, Run
-from benchmark.stats import wilson_interval
+from benchmark.numbering import count_distinct
+from benchmark.results import CELL_KEY, CELLS, Run, empty_table
+from benchmark.stats import wilson_intervals
+from reports.markdown import markdown_table
 
 STATUS_WORDS = {"ok": "ok", "failed": "failed", "skipped": "skipped", "missing": "not run"}
 ATTACK_KEY = ["dataset", "attack", "library", "norm"]
@@ -57,6 +60,8 @@ def grid(run: Run) -> pd.DataFrame:
                     absent = {**row, "status": "missing", "reason": "not run yet", "n": 0}
                     rows[_key(row)] = found.get(_key(row), absent)
     rows |= {key: row for key, row in found.items() if key not in rows}
+    if not rows:
+        return empty_table(CELLS)
     return pd.DataFrame(list(rows.values()), columns=list(CELLS.names))
 
 
@@ -68,53 +73,60 @@ def pool(cells: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     seeds attacked on the same 100 images tell about 100 images, not about 300; that is what
     ``images`` counts. ``seed_low`` and ``seed_high`` are the extremes over seeds.
     """
-    images: dict[Any, int] = {}
-    if cells["seed"].nunique() > 1 and len(samples):
-        by_cell = samples.groupby([name for name in CELL_KEY if name != "seed"], sort=False)
-        images = by_cell["sample_id"].nunique().to_dict()
-    rows = []
     keys = [*ATTACK_KEY, "defense", "eps"]
-    for values, group in cells.groupby(keys, sort=False):
-        key: Row = dict(zip(keys, values, strict=True))
-        ok = group[group["status"] == "ok"]
-        row: Row = {**key, "seeds": len(group), "seeds_ok": len(ok)}
-        if ok.empty:
-            # Skipped last: it says that no seed is going to have a result.
-            order = ("failed", "missing", "skipped")
-            row["status"] = next(word for word in order if word in set(group["status"]))
-            rows.append(row)
-            continue
-        distinct = images.get(tuple(key[name] for name in CELL_KEY if name != "seed"))
-        row |= {"status": "ok", "n": int(ok["n"].max()), "images": distinct or int(ok["n"].max())}
-        for column, low, high in (
-            ("robust_accuracy", "ci_low", "ci_high"),
-            ("clean_accuracy", "clean_low", "clean_high"),
-        ):
-            mean = (
-                float((ok[column] * ok["n"]).sum() / ok["n"].sum()) if ok["n"].sum() else math.nan
-            )
-            row |= {column: mean, **_interval(mean, row["images"], low, high)}
-        if len(ok) == 1:  # what the run recorded, to the last digit
-            row |= ok.iloc[0][["robust_accuracy", "ci_low", "ci_high"]].to_dict()
-        row |= {
-            "seed_low": ok["robust_accuracy"].min(),
-            "seed_high": ok["robust_accuracy"].max(),
-            "median_distance": ok["median_distance"].mean(),
-        }
-        rows.append(row)
+    ok = cells["status"] == "ok"
+    groups = cells.assign(ok=ok, rank=cells["status"].map(_RANK)).groupby(keys, sort=False)
+    rows = groups.agg(seeds=("ok", "size"), seeds_ok=("ok", "sum"), rank=("rank", "min"))
+    rows["status"] = rows.pop("rank").map(dict(enumerate(_RANK)))
+    own = cells[ok].assign(
+        right=lambda own: own["robust_accuracy"] * own["n"],
+        clean=lambda own: own["clean_accuracy"] * own["n"],
+    )
+    found = own.groupby(keys, sort=False).agg(
+        n=("n", "max"),
+        total=("n", "sum"),
+        right=("right", "sum"),
+        clean=("clean", "sum"),
+        seed_low=("robust_accuracy", "min"),
+        seed_high=("robust_accuracy", "max"),
+        median_distance=("median_distance", "mean"),
+        **{f"one_{name}": (name, "first") for name in _RECORDED},
+    )
+    found["images"] = found["n"]
+    if cells["seed"].nunique() > 1 and len(samples):
+        found["images"] = _images(samples, keys).reindex(found.index).fillna(found["n"])
+    rows = rows.join(found)
+    for column, hits, low, high in (
+        ("robust_accuracy", "right", "ci_low", "ci_high"),
+        ("clean_accuracy", "clean", "clean_low", "clean_high"),
+    ):
+        rows[column] = (rows[hits] / rows["total"]).clip(0, 1)
+        known = rows[column].notna()
+        rows[low] = rows[high] = math.nan
+        images = rows.loc[known, "images"]
+        rows.loc[known, [low, high]] = np.stack(
+            wilson_intervals(rows.loc[known, column] * images, images), axis=1
+        )
+    single = rows["seeds_ok"] == 1  # what the run recorded, to the last digit
+    for name in _RECORDED:
+        rows[name] = rows[name].where(~single, rows[f"one_{name}"])
     columns = [
         *(*keys, "status", "seeds", "seeds_ok", "n", "images"),
         *("robust_accuracy", "ci_low", "ci_high", "seed_low", "seed_high"),
         *("clean_accuracy", "clean_low", "clean_high", "median_distance"),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return rows.reset_index()[columns]
 
 
-def _interval(mean: float, images: int, low: str, high: str) -> Row:
-    if math.isnan(mean):
-        return {low: math.nan, high: math.nan}
-    # A mean of means can leave [0, n] by a rounding error.
-    return dict(zip((low, high), wilson_interval(min(mean * images, images), images), strict=True))
+_RANK = {"ok": 0, "failed": 1, "missing": 2, "skipped": 3}
+"""The first of these that a seed has is the cell's. Skipped last: no seed will have a result."""
+
+_RECORDED = ("robust_accuracy", "ci_low", "ci_high")
+
+
+def _images(samples: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """Count the distinct images of each group, over its seeds."""
+    return count_distinct(samples, keys, "sample_id").set_index(list(keys))["n"]
 
 
 def table_csv(frame: pd.DataFrame) -> str:
@@ -174,6 +186,14 @@ class AccuracyTable:
             writer.writerow([name, clean.text, *(cell.text for cell in cells)])
         return out.getvalue()
 
+    def markdown(self) -> str:
+        """Return the table as it reads, with pipes."""
+        header = ["defense", "clean", *(f"eps {eps:g}" for eps in self.eps)]
+        rows = [
+            [name, *(cell.text for cell in (clean, *cells))] for name, clean, cells in self.rows
+        ]
+        return markdown_table(header, rows)
+
     def latex(self) -> str:
         """Return a LaTeX table for the booktabs package; long grids are broken into blocks."""
         blocks = []
@@ -218,7 +238,10 @@ NORM_WORDS = {"linf": "l∞", "l2": "l2"}
 
 
 def accuracy_tables(pooled: pd.DataFrame) -> list[AccuracyTable]:
-    """Return a table per attack, in the run's order, of :func:`pool`'s rows."""
+    """Return a table per attack, in the run's order, of :func:`pool`'s rows.
+
+    A column ``remark``, if there is one, adds to the cells' notes.
+    """
     tables = []
     for values, group in pooled.groupby(ATTACK_KEY, sort=False):
         attack: Row = dict(zip(ATTACK_KEY, values, strict=True))
@@ -259,8 +282,9 @@ def _robust(row: Mapping[Any, Any]) -> Cell:
     several = row["seeds_ok"] > 1
     spread = f"{number(row['seed_low'])}–{number(row['seed_high'])}" if several else ""
     lacking = row["seeds_ok"] < row["seeds"]
-    note = f"{row['seeds_ok']} of {row['seeds']} seeds" if lacking else ""
-    return Cell(number(row["robust_accuracy"]), interval, spread, note)
+    notes = [f"{row['seeds_ok']} of {row['seeds']} seeds"] if lacking else []
+    notes += [row["remark"]] if row.get("remark") else []
+    return Cell(number(row["robust_accuracy"]), interval, spread, ", ".join(notes))
 
 
 def _clean(rows: Sequence[Mapping[Any, Any]]) -> Cell:
@@ -283,6 +307,9 @@ _LATEX = {
     "|": r"\textbar{}",
     "–": "--",
     "∞": r"$\infty$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "−": r"$-$",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 

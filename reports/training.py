@@ -9,7 +9,9 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmark.results import ModelRecord
 from reports.drawing import Picture, canvas, finish, frame, render
-from reports.models import mapping
+from reports.interactive import Chart, Line
+from reports.models import mapping, ordered
+from reports.section import RunContext, Section, shown, slug
 from reports.tables import is_number, number
 
 MANY = 12
@@ -47,6 +49,20 @@ CURVES = (
 )
 
 
+def make(context: RunContext) -> Section | None:
+    """Return the section, with a figure per measure that some model logs; None without one."""
+    models = ordered(context.run)
+    files: dict[str, bytes] = {}
+    curves = []
+    for curve in CURVES:
+        picture = training_curves(models, curve, context.styles, context.run.spec.dataset)
+        if picture:
+            name = f"{context.prefix}training-{slug(curve.key)}"
+            curves.append({"figure": shown(name, picture, files), "caption": curve.caption})
+    template = "sections/training.html.j2"
+    return Section("training", "Training", template, {"curves": curves}, files) if curves else None
+
+
 def training_curves(
     models: Sequence[ModelRecord],
     curve: Curve,
@@ -59,6 +75,7 @@ def training_curves(
     """
     words: list[str] = []
     drawn: list[str] = []
+    lines: list[Line] = []
     with canvas() as figure:
         axes = figure.add_subplot()
         pretrained = False
@@ -74,10 +91,16 @@ def training_curves(
             markers = {"marker": ""} if len(known) > MANY else {}
             look = {**styles[model.defense], "linewidth": 1.2, "alpha": 0.9, **markers}
             axes.plot(x, y, **look)
+            seed, first = f"seed {model.seed}", model.defense not in drawn
+            name = model.defense
+            lines.append(Line(name, x, y, look, defense=name, note=seed, legend=first))
             words.append(f"{model.defense} (seed {model.seed}) ends at {number(known[-1][1])}.")
             floor: Any = mapping(mapping(model.measures).get(curve.floor)).get("floor")
             if is_number(floor):
                 axes.axhline(floor, color=look["color"], linestyle=":", linewidth=1.1, alpha=0.9)
+                dotted = {**look, "linestyle": ":", "marker": ""}
+                ends, flat, note = (x[0], x[-1]), (floor, floor), f"{seed}, floor"
+                lines.append(Line(name, ends, flat, dotted, defense=name, note=note, legend=False))
                 words.append(f"Its floor is {number(floor)}.")
             if model.defense not in drawn:
                 drawn.append(model.defense)
@@ -91,4 +114,14 @@ def training_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         title = f"{dataset}: {curve.label}"
         finish(figure, axes, title, drawn, styles)
-        return Picture(*render(figure), f"{title} against {x_label}. {' '.join(words)}")
+        alt = f"{title} against {x_label}. {' '.join(words)}"
+        chart = Chart(
+            title,
+            x_label,
+            curve.label,
+            lines,
+            "epoch",
+            fraction=curve.fraction,
+            zero=bool(curve.floor),
+        )
+        return Picture(*render(figure), alt, chart.json())

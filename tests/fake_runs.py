@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmark.code_points import put_codes
 from benchmark.results import (
+    CELL_KEY,
     CELLS,
     SAMPLES,
     ModelRecord,
     make_table,
     write_json,
     write_model,
+    write_table,
     write_tables,
 )
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
@@ -239,3 +243,65 @@ def fake_codes(
             columns |= {"y": (9 + rank) * np.sin(angle) + rng.standard_normal(n)}
             parts.append(pd.DataFrame(columns))
         put_codes(run_dir, pd.concat(parts, ignore_index=True))
+
+
+def fake_large_run(folder: Path, spec: RunSpec) -> Path:
+    """Write a run of ok cells, column by column: millions of samples within seconds.
+
+    An image falls at its own distance, the same under every attack and seed of a defense.
+    """
+    run_dir = folder / spec.run_id
+    run_dir.mkdir(parents=True)
+    keys = pd.DataFrame(
+        [
+            (spec.dataset, defense.name, a.name, a.library, a.threat.norm, eps, seed, a.n, rank)
+            for a in spec.attacks
+            for rank, defense in enumerate(spec.defenses)
+            for seed in spec.seeds
+            for eps in a.threat.eps
+        ],
+        columns=[*CELL_KEY, "n", "rank"],
+    )
+    rng = np.random.default_rng(0)
+    most = int(keys["n"].max())
+    ranks = np.arange(len(spec.defenses))[:, None]
+    reach = rng.exponential(0.06 + 0.05 * ranks, (len(ranks), most))
+    robust = np.array(
+        [(reach[r, :n] > e).sum() for r, n, e in keys[["rank", "n", "eps"]].itertuples(index=False)]
+    )
+    ends = [wilson_interval(k, n) for k, n in zip(robust, keys["n"], strict=True)]
+    cells = keys.drop(columns="rank").assign(
+        eot=1, bpda=False, status="ok", reason="", clean_accuracy=1.0,
+        robust_accuracy=robust / keys["n"], ci_low=[low for low, _ in ends],
+        ci_high=[high for _, high in ends], median_distance=0.1, seconds=1.5, device="cpu",
+        preset=spec.preset, versions="python 3.11.2", git_sha="0123456789abcdef",
+    )  # fmt: skip
+    row = np.repeat(np.arange(len(keys)), keys["n"])
+    sample = np.concatenate([np.arange(n) for n in keys["n"]])
+    far = reach[keys["rank"].to_numpy()[row], sample]
+    eps = keys["eps"].to_numpy()[row]
+    fallen = far <= eps
+    columns: dict[str, Any] = {
+        "sample_id": sample,
+        "label": np.full(len(row), 3),
+        "pred_clean": np.full(len(row), 3),
+        "pred_adv": np.where(fallen, 5, 3),
+        "success": fallen,
+        "distance": np.minimum(far, eps),
+        "n_forward": np.full(len(row), 40),
+        "n_backward": np.full(len(row), 40),
+    }
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    arrays["run_id"] = pa.array([spec.run_id]).take(pa.array(np.zeros(len(row), int)))
+    for name in CELL_KEY:
+        codes, values = pd.factorize(keys[name])
+        arrays[name] = pa.array(values.tolist()).take(pa.array(codes[row]))
+    table = pa.table([arrays[name] for name in SAMPLES.names], schema=SAMPLES)
+    (run_dir / "spec.json").write_text(spec.to_json(), "utf-8")
+    write_json(run_dir / "run.json", PROVENANCE)
+    pq.write_table(table, run_dir / "samples.parquet", compression="zstd")
+    write_table(run_dir / "cells.parquet", cells[CELLS.names], CELLS)
+    for defense in spec.defenses:
+        for seed in spec.seeds:
+            write_model(run_dir, _model(defense.name, seed, codes=True))
+    return run_dir

@@ -11,12 +11,11 @@ from fake_runs import fake_codes, fake_run, fake_spec
 from benchmark.results import ResultsError, read_run
 from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
 from benchmark.stats import wilson_interval
+from reports import code_map
 from reports import published as paper
 from reports.code_map import code_maps
 from reports.dimension import read_dimension
-from reports.html import write_report
-from reports.paper import NOT_RUN, paper_tables
-from reports.paper_view import paper_view
+from reports.paper import NOT_RUN, by_trust, paper_tables
 from reports.studies import member, sequential_styles, study_curves
 from reports.tables import grid, pool
 
@@ -95,6 +94,24 @@ def test_every_run_has_its_row_and_grids_may_round_differently(tmp_path):
     own = table[(table["dataset"] == "mnist") & (table["defense"] == "madry")]
     assert own[own["eps"] == 0.3]["run_id"].tolist() == [run.run_id for run in runs]
     assert own[own["eps"] == 0.2]["run_id"].tolist() == [runs[0].run_id]
+
+
+def test_the_most_trustworthy_run_comes_first():
+    names = ["run_id", "status", "preset", "n", "seeds", "library"]
+    rows = [
+        ("unfinished", NOT_RUN, "paper", math.nan, 1, "inhouse"),
+        ("failed", "failed: boom", "paper", math.nan, 1, "inhouse"),
+        ("other preset", "measured", "smoke", 9000.0, 9, "inhouse"),
+        ("few images", "measured", "quick", 100.0, 9, "inhouse"),
+        ("one seed", "measured", "quick", 1000.0, 1, "inhouse"),
+        ("peer", "measured", "quick", 1000.0, 3, "art"),
+        ("first", "measured", "quick", 1000.0, 3, "inhouse"),
+        ("second", "measured", "quick", 1000.0, 3, "inhouse"),
+        ("paper", "measured", "paper", 10.0, 1, "art"),
+    ]
+    expected = ["paper", "first", "second", "peer", "one seed", "few images", "other preset"]
+    expected += ["failed", "unfinished"]
+    assert by_trust(pd.DataFrame(rows, columns=names))["run_id"].tolist() == expected
 
 
 def test_the_published_table_is_the_papers():
@@ -305,55 +322,29 @@ def test_the_code_map_is_drawn(tmp_path):
     points = read_codes(run.path)
     picture = code_maps(points)
     assert picture.svg == code_maps(points).svg
-    assert "ot-cla, attacked: 0.750 of 40 correct" in picture.alt
-    assert "e-cla, clean: 1.000 of 40 correct" in picture.alt
+    assert "ot-cla, attacked: 75.0 % of 40 correct" in picture.alt
+    assert "e-cla, clean: 100.0 % of 40 correct" in picture.alt
     assert code_maps(points.iloc[:0]) is None
     assert code_maps(points[points["condition"] == "clean"]).png  # an empty panel is no error
     fake_codes(run.path, n=60, classes=20)
     assert "classes 0 to 9 of 20" in code_maps(read_codes(run.path)).alt
 
 
-# --- the report
-
-
-def test_the_report_holds_every_items_file(tmp_path):
-    run = exact(tmp_path, spec(("madry", "ot-cla-adv", "ot-cla")))
-    fake_codes(run.path)
-    page = write_report([run.path, dimension(tmp_path)], tmp_path / "report")
-    names = ["figure2", "figure3", "figure4", "figure5", "table1", "table2", "table3"]
-    assert sorted(path.stem for path in (page.parent / "paper").iterdir()) == names
-    frames = paper_tables([run], [read_dimension(tmp_path / "dimension-cifar10-0123456789")])
-    for name in names:
-        found = pd.read_csv(page.parent / "paper" / f"{name}.csv")
-        assert found.columns.tolist() == frames[name].columns.tolist()
-        assert len(found) == len(frames[name])
-        assert set(found["item"]) == {name}
-        assert found["status"].notna().all()
-    html = page.read_text("utf-8")
-    assert "The paper’s numbers" in html
-    assert "left out here: stl10, tiny_imagenet." in html
-    assert 'src="data:image/svg+xml' in html
-    assert (page.parent / "codes.png").is_file()
-
-
-def test_dimensions_alone_make_a_report(tmp_path):
-    folder = dimension(tmp_path)
-    page = write_report([folder])
-    assert page == folder / "report" / "report.html"
-    assert "17.2" in page.read_text("utf-8")
-
-
-def test_what_is_shown_is_what_is_in_the_frames(tmp_path):
-    run = exact(tmp_path, states={("madry", 0.1): ("failed", "<b>boom</b>")})
-    view = paper_view(paper_tables([run]))
-    (rows,) = [t["rows"] for t in view["tables"] if t["name"] == "table1"]
-    assert {row["dataset"] for row in rows} == {"mnist"}
-    shown = [(r["words"][2], r["published"], r["value"], r["difference"]) for r in rows[:3]]
-    assert shown == [
-        ("0", "0.992", "0.900", "-0.092"),
-        ("0.1", "0.973", "failed: <b>boom</b>", "–"),
-        ("0.2", "0.868", "0.300", "-0.568"),
+def test_the_numbers_of_a_code_map_do_not_cover_each_other(monkeypatch):
+    kept = []
+    monkeypatch.setattr(code_map, "render", lambda figure: kept.append(figure) or (b"", b""))
+    columns = {"dataset": "mnist", "defense": "ot-cla", "seed": 0, "attack": "", "eps": 0.0}
+    rows = [
+        {**columns, "condition": "clean", "sample_id": i, "label": i % 3, "pred": 0}
+        | {"x": 100.0 * (i >= 6), "y": 50.0 * (i >= 6)}
+        for i in range(9)  # three classes, their medians at one place
     ]
-    assert rows[1]["class"] == "failed"
-    assert paper_view(paper_tables([])) is None
-    assert "&lt;b&gt;boom" in write_report([run.path]).read_text("utf-8")
+    code_maps(pd.DataFrame(rows))
+    axes = kept[0].axes[0]
+    places = [text.get_position() for text in axes.texts]
+    assert len(places) == 3
+    width, height = 108, 54  # of the plane, margins included
+    for i, (x, y) in enumerate(places):
+        for other_x, other_y in places[:i]:
+            assert math.hypot((x - other_x) / width, (y - other_y) / height) > 0.06
+        assert math.hypot(x / width, y / height) < 0.1

@@ -89,7 +89,7 @@ def test_equal_reasons_are_one_row_over_defenses_and_over_attacks(skipping, tmp_
     words_ = skipping.words
     assert f"cw (art, l2) undefended, madry all 0, 1 skipped {NOISE}" in words_
     assert f"pgd (inhouse, l∞) <gan> all 0, 1 skipped {GRADIENT}" in words_
-    assert words_.count(NOISE) == 1
+    assert words_.count(NOISE) == 2  # in the panel, and in the table of what did not run
     skipped = {(d, a): NOISE for d in TRIO[1:] for a in ("pgd", "cw")}
     page = Page(
         write_report([fake_run(tmp_path, fake_spec(TRIO), skipped=skipped)]).read_text("utf-8")
@@ -254,10 +254,11 @@ def test_datasets_studies_and_dimensions_share_a_page(tmp_path):
     (dimension / "dimension.json").write_text(json.dumps(found | {"library": None}), "utf-8")
     path = write_report([one, two, study, dimension], tmp_path / "all")
     page = Page(path.read_text("utf-8"))
-    assert len(page.all("section")) == 4  # the last one puts the paper's numbers beside them
+    own = {section["id"].split("-")[0] for section in page.all("section")}
+    assert own >= {"run1", "run2", "run3", "paper"}
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert page.words.count(f"Note on <gan> (mnist, preset quick): {NOTE}") == 1
+    assert page.words.count(f"mnist, preset quick): {NOTE}") == 1
     assert page.words.count("Skipped on every defense: madry") == 1
     alts = " ".join(img["alt"] for img in page.all("img"))
     for start in ("stl10: training loss against", "mnist: training loss against"):

@@ -1,14 +1,26 @@
-"""The intervals: known values, and the estimate always inside."""
+"""Intervals and paired tests: known values, statsmodels' own, and what must hold for any input."""
 
+import itertools
 import math
 import subprocess
 import sys
+from fractions import Fraction
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
-from benchmark.stats import wilson_interval
+from benchmark.stats import (
+    holm,
+    mcnemar,
+    paired_randomization,
+    wilson_interval,
+    wilson_intervals,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +41,19 @@ def test_solves_the_defining_equation():
     # The ends are the p at which the estimate lies exactly z standard errors away.
     for end in wilson_interval(7, 40):
         assert abs(7 / 40 - end) == pytest.approx(1.959963985 * math.sqrt(end * (1 - end) / 40))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(7, 40), (0, 1000), (1000, 1000), (33.5, 100)])
+def test_equals_statsmodels_interval(successes, n):
+    expected = proportion_confint(successes, n, method="wilson")
+    assert wilson_interval(successes, n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_many_intervals_at_once_are_the_single_ones():
+    successes, n = [0, 7, 33.5, 0, 40], [20, 40, 100, 0, 40]
+    low, high = wilson_intervals(successes, n)
+    single = [wilson_interval(k, total) for k, total in zip(successes, n, strict=True)]
+    assert np.array_equal(np.stack([low, high], axis=1), single, equal_nan=True)
 
 
 def test_nothing_is_known_of_no_image():
@@ -65,6 +90,163 @@ def test_more_confidence_is_never_a_narrower_interval(count):
     rounding = 1e-12
     assert wide[0] <= narrow[0] + rounding
     assert narrow[1] <= wide[1] + rounding
+
+
+# --- McNemar's test
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),  # 2 * 1/2
+        (5, 0, 1 / 16),  # 2 * 1/32
+        (6, 1, 1 / 8),  # 2 * (1 + 7) / 128
+        (10, 2, 158 / 4096),  # 2 * (1 + 12 + 66) / 4096
+        (4, 4, 1.0),
+    ],
+)
+def test_mcnemar_by_hand(only_a, only_b, p):
+    assert mcnemar(only_a, only_b) == pytest.approx(p, abs=1e-15)
+
+
+def test_mcnemar_equals_statsmodels():
+    rng = np.random.default_rng(0)
+    pairs = [*rng.integers(0, 40, (40, 2)), *rng.integers(0, 1000, (40, 2)), (0, 700), (512, 512)]
+    expected = [
+        contingency_tables.mcnemar([[50, int(a)], [int(b), 9]], exact=True).pvalue for a, b in pairs
+    ]
+    only_a, only_b = np.array(pairs).T
+    assert mcnemar(only_a, only_b) == pytest.approx(expected, abs=1e-12)
+
+
+images = st.integers(0, 10**5)
+
+
+@settings(deadline=None)
+@given(images, images)
+def test_mcnemar_is_symmetric_and_a_probability(only_a, only_b):
+    p = mcnemar(only_a, only_b)
+    assert 0 <= p <= 1
+    assert p == mcnemar(only_b, only_a)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_mcnemar_finds_more_where_more_images_speak_for_the_better(only_a, only_b):
+    a, b = max(only_a, only_b), min(only_a, only_b)
+    assert mcnemar(a + 1, b) <= mcnemar(a, b) + 1e-12
+
+
+@pytest.mark.parametrize("counts", [(-1, 2), (1.5, 2)])
+def test_mcnemar_refuses_what_is_no_count(counts):
+    with pytest.raises(ValueError, match="whole numbers"):
+        mcnemar(*counts)
+
+
+# --- the randomization test over images
+
+
+def by_enumeration(better, worse):
+    """The test's definition: every assignment of signs, counted."""
+    steps = [k for k, (a, b) in enumerate(zip(better, worse, strict=True), 1) for _ in range(a + b)]
+    observed = abs(sum(k * (a - b) for k, (a, b) in enumerate(zip(better, worse, strict=True), 1)))
+    sums = [
+        sum(s * k for s, k in zip(signs, steps, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(steps))
+    ]
+    return float(Fraction(sum(abs(value) >= observed for value in sums), len(sums)))
+
+
+few = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=3)
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(few)
+def test_randomization_equals_the_enumeration_of_all_signs(pairs):
+    better, worse = [list(side) for side in zip(*pairs, strict=True)]
+    expected = by_enumeration(better, worse)
+    assert paired_randomization(better, worse) == pytest.approx(expected, abs=1e-12)
+
+
+def test_randomization_by_hand():
+    # One image in three more seeds, one in one fewer: |3 - 1| or more in all four sign patterns.
+    assert paired_randomization([0, 0, 1], [1, 0, 0]) == pytest.approx(1)
+    # Both for A: 4 or more in two of the four.
+    assert paired_randomization([1, 0, 1], [0, 0, 0]) == pytest.approx(0.5)
+
+
+@settings(deadline=None)
+@given(images, images)
+def test_with_one_seed_randomization_is_mcnemar(only_a, only_b):
+    assert paired_randomization([only_a], [only_b]) == mcnemar(only_a, only_b)
+
+
+def test_equal_means_are_no_difference_whatever_the_number_of_images():
+    # Ten images in three seeds against thirty in one: a sign test would call B better.
+    assert paired_randomization([0, 0, 10], [30, 0, 0]) == pytest.approx(1)
+    assert mcnemar(10, 30) < 0.01
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4),
+)
+def test_randomization_is_symmetric_and_a_probability(pairs):
+    better, worse = [list(side) for side in zip(*pairs, strict=True)]
+    p = paired_randomization(better, worse)
+    assert 0 <= p <= 1
+    assert p == paired_randomization(worse, better)
+
+
+def test_randomization_holds_its_level_where_images_depend_over_seeds():
+    # An image's outcome is the same in all three seeds: 60 images, not 180 pairs.
+    rng = np.random.default_rng(1)
+    falls = rng.random((2000, 60)) < 0.5
+    p = [paired_randomization([0, 0, int(row.sum())], [0, 0, int((~row).sum())]) for row in falls]
+    assert np.mean(np.array(p) < 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+@pytest.mark.parametrize(("better", "worse"), [([1], [1, 2]), ([[1]], [[1]])])
+def test_randomization_refuses_lists_that_do_not_match(better, worse):
+    with pytest.raises(ValueError, match="equal length"):
+        paired_randomization(better, worse)
+
+
+# --- Holm's method
+
+
+def test_holm_by_hand():
+    # Smallest first: times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+p_values = st.lists(st.floats(0, 1), min_size=1, max_size=50)
+few_times = settings(max_examples=25, deadline=None)  # statsmodels collects garbage every time
+
+
+@few_times
+@given(p_values)
+def test_holm_equals_statsmodels(p):
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-15)
+
+
+@few_times
+@given(p_values)
+def test_holm_keeps_the_order_and_only_raises(p):
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p) - 1e-15).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_holm_of_nothing_is_nothing():
+    assert len(holm([])) == 0
+
+
+@pytest.mark.parametrize("p", [[-0.1], [1.1], [math.nan]])
+def test_holm_refuses_what_is_no_probability(p):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm(p)
 
 
 def test_importing_is_cheap():
