@@ -5,7 +5,7 @@ box and the ball are checked outside (:mod:`benchmark.sweep`), never by the atta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -45,6 +45,37 @@ class BudgetAttack(Attack, ABC):
 
         ``eps`` is a float or a tensor (N,). The result lies in the ball and in the box; where the
         search failed it is the best iterate seen, not the clean image.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepAttack(BudgetAttack, ABC):
+    """A budget attack that can also search for all eps of a sweep at once."""
+
+    @property
+    @abstractmethod
+    def serves_sweeps(self) -> bool:
+        """Whether it does so with its settings."""
+
+    @abstractmethod
+    def descend(
+        self,
+        view: AttackView,
+        x: Tensor,
+        y: Tensor,
+        *,
+        budgets: Sequence[float],
+        seeds: Sequence[int],
+        batch_size: int,
+        advance: Callable[[int], None],
+    ) -> Tensor:
+        """Return, per sample, an image (N, C, H, W) in the smallest ball in which it fell.
+
+        ``x`` in [0, 1] are images that the deterministic model gets right, ``budgets`` the sweep's
+        eps, ascending and above 0; the result is judged at each by its distance. ``seeds`` (N,)
+        draw each sample's random numbers, ``batch_size`` is how many samples are searched at a
+        time, and neither that nor the order may change a sample's result. ``advance`` hears how
+        many samples are done.
         """
 
 

@@ -89,6 +89,14 @@ def run(
     seeds: Annotated[
         str, typer.Option(help="Comma-separated; each trains and attacks once.")
     ] = "0",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Attack every image from scratch at every eps, to compare with other libraries:"
+            " slower, and no better.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
@@ -120,6 +128,7 @@ def run(
         n_test=n_test,
         seeds=seed_list,
         study=study.strip(),
+        exact=exact,
     )
     _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
     if budgets and list(budgets) != [float(word) for word in eps.split(",")]:
@@ -265,6 +274,64 @@ def dimension(
     else:
         print_dimension(found)
     _say(f"results: {file}")
+
+
+@app.command()
+def speed(
+    dataset: Annotated[str, typer.Option(help="Dataset to train and attack on.")] = "mnist",
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    defense: Annotated[str, typer.Option(help="The sweep's; the others' is undefended.")] = "madry",
+    libraries: Annotated[
+        str, typer.Option(help="Comma-separated; all that are installed by default.")
+    ] = "",
+    n: Annotated[int | None, typer.Option(help="Test images; up to 100 by default.")] = None,
+    repeats: Annotated[int, typer.Option(help="Turns of each library; medians count.")] = 3,
+    tasks: Annotated[
+        str, typer.Option(help="Comma-separated, of pgd, pgd_full (no early stopping), sweep, cw.")
+    ] = "pgd,pgd_full,sweep,cw",
+    levels: Annotated[int, typer.Option(help="How many eps the sweep has.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Time the in-house attacks beside other libraries' on one model, on this machine."""
+    from benchmark.plan import choose_device
+    from benchmark.progress import ConsoleProgress
+    from benchmark.speed import measure_speed
+    from benchmark.speed_console import print_speed
+    from benchmark.speed_tasks import SpeedSettings, plan_speed
+
+    plan = plan_speed(
+        SpeedSettings(
+            dataset=dataset,
+            preset=preset,
+            defense=defense,
+            device=choose_device(device),
+            tasks=tuple(_words(tasks)),
+            libraries=tuple(_words(libraries)),
+            n=n,
+            repeats=repeats,
+            levels=levels,
+        )
+    )
+    for name, reason in plan.absent.items():
+        _say(f"{name}: not measured: {reason}")
+    found = measure_speed(
+        plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
+    )
+    from reports.speed import write_page
+
+    page = write_page(found.path)
+    if as_json:
+        typer.echo(json.dumps(dict(found.result), indent=2))
+    else:
+        print_speed(found.result)
+    _say(f"report: {page}")
+    if found.failed:
+        raise typer.Exit(FAILED_CELLS)
 
 
 class Kind(StrEnum):

@@ -76,15 +76,17 @@ def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
     return direction.view_as(gradient)
 
 
+def unit_ball(x: Tensor, norm: str, generator: torch.Generator) -> Tensor:
+    """Return points drawn uniformly from the unit ball around 0, shaped as the batch ``x``."""
+    if norm == "linf":
+        return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+    direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    length = torch.linalg.vector_norm(direction.flatten(1), dim=1)
+    radius = torch.rand(length.shape, generator=generator, device=x.device, dtype=x.dtype)
+    # The share of a d-ball within radius r grows as r**d.
+    return direction * per_sample(radius ** (1 / x[0].numel()) / length, x)
+
+
 def random_start(x: Tensor, eps: Eps, norm: str, generator: torch.Generator) -> Tensor:
     """Return images drawn uniformly from the eps-ball around ``x``, clamped to the box."""
-    eps = per_sample(eps, x)
-    if norm == "linf":
-        unit = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
-    else:
-        direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).reshape(eps.shape)
-        radius = torch.rand(eps.shape, generator=generator, device=x.device, dtype=x.dtype)
-        # The share of a d-ball within radius r grows as r**d.
-        unit = direction / length * radius ** (1 / x[0].numel())
-    return project(x + eps * unit, x, eps.flatten(), norm)
+    return project(x + per_sample(eps, x) * unit_ball(x, norm, generator), x, eps, norm)

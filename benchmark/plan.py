@@ -53,6 +53,7 @@ def plan(
     n_test: int | None = None,
     seeds: Sequence[int] = (0,),
     study: str = "",
+    exact: bool = False,
 ) -> RunSpec:
     """Resolve a run's settings; UsageError names the first thing that cannot be done.
 
@@ -79,6 +80,7 @@ def plan(
         attacks=_attacks(settings, attacks, libraries, eps, n_test),
         study=study,
         code_map=None if studied else _code_map(settings, names, n_test),
+        exact=exact,
     )
 
 

@@ -168,7 +168,13 @@ class _Row:
             skipped = unsuited(model, searched, attack)
             if not skipped:
                 for outcome in sweep(
-                    model, searched, attack, images, seed_at=seed_at, progress=self.progress
+                    model,
+                    searched,
+                    attack,
+                    images,
+                    seed_at=seed_at,
+                    progress=self.progress,
+                    exact=spec.exact,
                 ):
                     outcomes.append(outcome)
         except Exception as error:

@@ -132,7 +132,8 @@ class CodeMapSpec:
 class RunSpec:
     """A whole run: one dataset, its defenses, its attacks and its seeds.
 
-    ``study`` names the preset's study whose members the defenses are, if they are any.
+    ``study`` names the preset's study whose members the defenses are, if they are any. ``exact``
+    has every image attacked from scratch at every eps.
     """
 
     dataset: str
@@ -145,6 +146,7 @@ class RunSpec:
     attacks: tuple[AttackSpec, ...]
     study: str = ""
     code_map: CodeMapSpec | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for option, n in (("--n-train", self.n_train), ("--n-test", self.n_test)):
@@ -154,7 +156,10 @@ class RunSpec:
 
     def to_json(self) -> str:
         """Return the spec as canonical JSON: equal specs give equal text."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        settings = asdict(self)
+        if not self.exact:  # so that runs made before the setting keep their names
+            del settings["exact"]
+        return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunSpec":
@@ -239,7 +244,8 @@ def resolve_attack(
 
     ``norm`` is the attack's own norm unless the preset says otherwise; ``eps`` replaces the
     preset's grid. Under ``attack_settings.NAME.libraries.LIBRARY`` a preset may refine any setting
-    for one library, for example a smaller ``n`` for a slow one.
+    for one library, for example a smaller ``n`` for a slow one. A parameter that is ``"default"``
+    is left to the attack: so a preset can take back what its base sets.
     """
     own = dict(settings.get("attack_settings", {}).get(name, {}))
     refinements = own.pop("libraries", {})
@@ -258,5 +264,5 @@ def resolve_attack(
         n=min(own.pop("n", n_test), n_test),
         eot=own.pop("eot", 1),
         bpda=own.pop("bpda", False),
-        params=own,
+        params={key: value for key, value in own.items() if value != "default"},
     )

@@ -34,6 +34,8 @@ STANDING = (
     " gradient at the bounds, and the attack stalls there.",
     "PGD returns the best iterate that it saw (of a defense with noise the last one), and the"
     " deployed prediction decides on its success.",
+    "PGD of ten steps or more on a defense without noise searches all eps in one descent, unless"
+    " the run is exact: an image that stands in one ball counts as standing in the smaller ones.",
     "Accuracies are over all attacked images: an image that is wrong without any attack counts"
     " against the defense, at distance 0.",
     "C&W's change of variables is scaled so that pixels at 0 and 1 can move.",

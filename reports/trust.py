@@ -159,6 +159,7 @@ def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
          f"{_of(spec.n_test, dataset.get('n_test_available'))} for testing"),
         ("Attacked images per cell", _attacked(cells, spec)),
         ("Preset", spec.preset + (f", study {spec.study}" if spec.study else "")),
+        *([("Sweep", "every image from scratch at every eps")] if spec.exact else []),
         ("Seeds", listed(spec.seeds)),
         ("Device", _device(run, cells)),
         ("Time", f"{_duration(training)} training, {_duration(seconds)} attacking"),

@@ -65,6 +65,9 @@ def numbers(run, **which):
     cells, samples = run.cells.drop(columns=UNSTABLE), run.samples.drop(columns="run_id")
     for column, value in which.items():
         cells, samples = cells[cells[column] == value], samples[samples[column] == value]
+    # Which categories a column has depends on the other cells of the table.
+    words = list(samples.select_dtypes("category"))
+    samples = samples.astype(dict.fromkeys(words, object))
     return (
         cells.sort_values(CELL_KEY, ignore_index=True),
         samples.sort_values([*CELL_KEY, "sample_id"], ignore_index=True),
@@ -166,15 +169,12 @@ def test_pictures_show_the_first_samples_as_they_were_scored(go):
     eps = pictured_eps(EPS)
     for defense in ("toys:Coded", "toys:Tiny"):
         of_it = run.samples[(run.samples["defense"] == defense) & (run.samples["eps"] == eps)]
+        of_it = of_it.head(PICTURED).reset_index(drop=True)[shared]
         own = kept[kept["defense"] == defense].reset_index(drop=True)
-        pd.testing.assert_frame_equal(
-            own[shared], of_it.head(PICTURED).reset_index(drop=True)[shared]
-        )
+        pd.testing.assert_frame_equal(own[shared], of_it.astype(own[shared].dtypes))
         for row in own.to_dict("records"):
             moved = np.abs(decoded(row).difference).max()
-            assert moved <= eps + 1e-3
-            if row["success"]:
-                assert moved == pytest.approx(row["distance"], abs=1e-3)
+            assert moved == pytest.approx(row["distance"], abs=1e-3)
 
 
 def test_a_second_call_computes_nothing_and_changes_no_byte(go, monkeypatch):

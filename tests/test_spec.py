@@ -58,6 +58,7 @@ CHANGES = {
     "attacks": (replace(SPEC.attacks[0], eot=2), SPEC.attacks[1]),
     "study": "embedding-dim",
     "code_map": CodeMapSpec(("e-cla",), SPEC.attacks[0]),
+    "exact": True,
 }
 
 

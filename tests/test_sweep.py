@@ -1,6 +1,8 @@
 """The eps sweep: the harness judges, whatever an attack returns."""
 
+import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Function, Linear, Nearest, Noisy, Scripted, dataset, images, pixels
 
+from benchmark import runner
 from benchmark.attacks.pgd import PGD, PGDL2
+from benchmark.plan import plan
 from benchmark.progress import Progress
 from benchmark.seeding import generator
-from benchmark.spec import AttackSpec, ThreatModel, derive_seed
+from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel, derive_seed
 from benchmark.sweep import sweep
 
 
-def outcomes(defense, attack, data, eps, **options):
+def outcomes(defense, attack, data, eps, *, exact=False, **options):
     spec = AttackSpec("toy", ThreatModel(attack.norm, tuple(eps)), len(data), **options)
     return list(
         sweep(
@@ -26,6 +30,7 @@ def outcomes(defense, attack, data, eps, **options):
             data,
             seed_at=lambda eps: derive_seed("test", eps),
             progress=Progress(),
+            exact=exact,
         )
     )
 
@@ -108,6 +113,7 @@ def test_the_pictures_are_the_images_that_were_scored(monkeypatch):
     # Two images a batch, so that the pictured ones come from several.
     monkeypatch.setattr("benchmark.sweep.BATCH_SIZE", 2)
     data = dataset(pixels(0.2, 0.3, 0.6, 0.4, 0.1, 0.1), torch.zeros(6).long())
+    monkeypatch.setattr("benchmark.sweep.PICTURED", 4)
     zero, small, large = outcomes(STEP, Scripted(script=up), data, [0, 0.15, 0.25])
     assert zero.pictures.flatten().tolist() == pytest.approx([0.2, 0.3, 0.6, 0.4], abs=GREY)
     # The third is wrong without any attack; what fell at the smaller budget is kept as it fell.
@@ -211,8 +217,8 @@ def test_accuracy_never_rises_with_eps(seed, attack, eps):
     for before, after in pairwise(found):
         assert (after.success | ~before.success).all()
     for outcome in found:
-        assert (outcome.distance <= outcome.eps + 1e-6).all()
-        assert (outcome.success == (outcome.pred_adv != data.labels)).all()
+        inside = outcome.distance <= outcome.eps + 1e-6
+        assert (outcome.success == (inside & (outcome.pred_adv != data.labels))).all()
 
 
 # --- minimal-distortion attacks
@@ -238,6 +244,61 @@ def test_a_minimal_attack_that_finds_nothing_is_no_success_at_any_eps():
 
     found = outcomes(STEP, Nothing(), DATA, [0, 5.0])
     assert found[1].success.tolist() == [False, False, False, True]
+
+
+# --- one search for all eps, and exact sweeps
+
+
+def test_pgd_searches_once_and_its_queries_count_in_the_first_cell():
+    found = outcomes(STEP, PGD(steps=4), DATA, [0, 0.15, 0.25, 0.35])
+    assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
+    assert all(o.n_forward[3] == 0 for o in found)  # wrong without any attack
+    assert (found[0].n_forward[:3] > 0).all()
+    assert all(o.n_forward.sum() == o.n_backward.sum() == 0 for o in found[1:])
+    for outcome in found:
+        # Each image is the nearest found: judged at every eps by its distance, inside or outside.
+        assert outcome.distance[0] <= 0.35 + 1e-6
+
+
+def test_eps_0_is_no_ball_to_search(monkeypatch):
+    seen = []
+    monkeypatch.setattr(PGD, "descend", lambda self, view, x, y, **how: seen.append(how) or x)
+    outcomes(STEP, PGD(steps=4), DATA, [0, 0.15, 0.25])
+    assert seen[0]["budgets"] == [0.15, 0.25]
+    outcomes(STEP, PGD(steps=4), DATA, [0])
+    assert len(seen) == 1
+
+
+def test_an_exact_sweep_attacks_every_image_at_every_eps():
+    attack = Scripted(script=up)
+    found = outcomes(STEP, attack, DATA, [0, 0.15, 0.25, 0.4], exact=True)
+    assert attack.calls == [(3, 0.15), (3, 0.25), (3, 0.4)]
+    assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
+    assert [o.n_forward.sum().item() for o in found] == [0, 3, 3, 3]
+    # Each eps has images of its own: none is kept from a smaller one.
+    assert found[3].distance[:3].tolist() == pytest.approx([0.4] * 3, abs=1e-6)
+
+
+def test_an_exact_sweep_of_pgd_runs_it_at_every_eps(monkeypatch):
+    monkeypatch.setattr(PGD, "descend", None)
+    found = outcomes(STEP, PGD(steps=4, random_start=False), DATA, [0.15, 0.25], exact=True)
+    assert [accuracy(o) for o in found] == [0.5, 0.25]
+    assert all((o.n_forward[:3] > 0).all() for o in found)
+
+
+def test_an_exact_sweep_keeps_no_success():
+    def script(view, x, y, eps):
+        return x + eps if eps < 0.35 else x
+
+    data = dataset(pixels(0.2), torch.tensor([0]))
+    found = outcomes(STEP, Scripted(script=script), data, [0.34, 0.36], exact=True)
+    assert [accuracy(o) for o in found] == [0, 1]
+
+
+def test_a_minimal_attack_runs_once_in_an_exact_sweep_too():
+    attack = Nearest(norm="linf")
+    outcomes(STEP, attack, DATA, [0.15, 0.25], exact=True)
+    assert attack.calls == [3]
 
 
 # --- stochastic defenses
@@ -311,3 +372,34 @@ def test_a_clamping_defense_is_noted_and_differentiated_inside():
     (outcome,) = outcomes(Function(logits), PGD(steps=4, random_start=False), data, [0.3])
     assert "the defense clamps its input: gradients were taken 1e-06 inside" in outcome.notes
     assert outcome.success.all()  # without that the gradient is 0 and no step is made
+
+
+def test_a_run_is_exact_where_its_spec_says_so_and_older_specs_are_not():
+    spec = plan(dataset="digits", preset="smoke", device="cpu", defenses=["undefended"], exact=True)
+    assert spec.exact
+    assert RunSpec.from_json(spec.to_json()) == spec
+    older = json.loads(spec.to_json())
+    del older["exact"]
+    assert RunSpec.from_json(json.dumps(older)).exact is False
+
+
+def test_the_runner_hands_exact_on(tmp_path, monkeypatch):
+    asked = []
+
+    def spy(*args, exact, **options):
+        asked.append(exact)
+        return sweep(*args, exact=exact, **options)
+
+    monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(runner, "sweep", spy)
+    attack = AttackSpec("pgd", ThreatModel("linf", (0.0, 0.1)), 10, params={"steps": 2})
+    spec = RunSpec("digits", "smoke", 60, 10, (0,), "cpu", (DefenseSpec("toys:Tiny"),), (attack,))
+    for exact in (False, True):
+        runner.run(
+            replace(spec, exact=exact),
+            out=tmp_path,
+            data_dir=None,
+            command="run",
+            progress=Progress(),
+        )
+    assert asked == [False, True]

@@ -1,24 +1,30 @@
 """Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmark.attack import BudgetAttack
+from benchmark.attack import SweepAttack
+from benchmark.attacks.descent import Descent
 from benchmark.losses import LOSSES
 from benchmark.norms import Eps, per_sample, project, random_start, steepest_ascent
 from benchmark.view import AttackView
 
+FEWEST_STEPS = 10
+"""With fewer, a sweep runs the attack at each eps."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(BudgetAttack):
+class PGD(SweepAttack):
     """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
 
     ``loss`` is what it ascends: cross_entropy, margin or dlr (:mod:`benchmark.losses`).
 
     ``step_size`` is in the norm's units; None means 2.5 eps / steps, which can reach and follow
-    the ball's border at any eps (Madry et al. 2017, section 5). With ``random_start`` each restart
+    the ball's border at any eps (Madry et al. 2017, section 5), and steps that shrink where one
+    search serves a sweep (:mod:`benchmark.attacks.descent`). With ``random_start`` each restart
     begins at a uniform point of the ball, otherwise at the image. A sample leaves the batch at the
     step at which it falls (``early_stop``), unless the defense is stochastic. Steps on samples
     that still stand cost one forward and one backward each, plus one forward for the last iterate
@@ -65,6 +71,40 @@ class PGD(BudgetAttack):
             )
             self._ascend(view, start, x, y, eps, standing, best)
         return best.x
+
+    @property
+    def serves_sweeps(self) -> bool:
+        """Not where every step is to be taken, only the last iterate to count, or steps are few.
+
+        With few steps whether a ball holds an image that fools and whether they find it are two
+        things: of 100 images of an adversarially trained CNN four steps at each eps turned 5 that
+        the descent did not (and it 14 that they did not); ten steps 6 (and 9), forty none (and 13).
+        """
+        return self.early_stop and not self.return_last and self.steps >= FEWEST_STEPS
+
+    def descend(
+        self,
+        view: AttackView,
+        x: Tensor,
+        y: Tensor,
+        *,
+        budgets: Sequence[float],
+        seeds: Sequence[int],
+        batch_size: int,
+        advance: Callable[[int], None],
+    ) -> Tensor:
+        """See :meth:`benchmark.attack.SweepAttack.descend`."""
+        search = Descent(
+            norm=self.norm,
+            loss=LOSSES[self.loss],
+            steps=self.steps,
+            restarts=self.restarts,
+            step_size=self.step_size,
+            random_start=self.random_start,
+        )
+        return search.run(
+            view, x, y, budgets=budgets, seeds=seeds, batch_size=batch_size, advance=advance
+        )
 
     def _ascend(
         self,

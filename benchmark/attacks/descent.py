@@ -1,0 +1,279 @@
+"""One search for every eps of a sweep: gradient ascent from the largest ball downwards.
+
+A sample that falls in a ball also falls in every larger one, so what a sweep has to find is, per
+sample, the smallest eps of its grid at which it falls. Each sample starts in the largest ball. As
+soon as an iterate fools the model, the smallest eps of the grid that holds that iterate has fallen,
+and the search goes on from there in the next smaller ball. A sample that stands after ``steps``
+steps in one ball counts as standing there and below, and is done. That is the search's word, no
+proof: where gradients mislead, it may fail in a large ball and would not in a smaller one. On five
+MNIST models (100 images, 8 eps up to 0.4, 40 steps, no step size) it missed nothing that PGD from
+scratch turned and turned 38 of the 4,000 cases more, but its steps also shrink as PGD's do not.
+With 20 steps or fewer each misses a few that the other turns.
+
+So a sample pays one full run of ``steps``, in the ball where it stands, and a few steps for each
+ball in which it falls; the usual plan pays a full run for every eps. Ascending through the balls
+pays one for every eps at which the sample stands, and bisection one for every second of its
+decisions. Measured on MNIST, an adversarially trained CNN, 300 images, 16 eps, 40 steps, in passes
+(forward and backward) per attacked image, and in points of accuracy, mean over the eps, against
+every eps in full with steps of 2.5 eps / 40:
+
+    every eps in full                       640
+    descending, steps that shrink            54    -1.5 (at no eps above)
+    the same, 30 steps                       43    -1.3
+    descending, fixed steps of 0.02          69    +0.2 (-0.2 against 0.02 in full)
+
+The first quarter of the steps in a ball goes on from the iterate that fooled the larger one; then
+the sample starts anew at a random point of the ball. Without the new start the search keeps to one
+valley (undefended CNN, eps 0.1, 150 images: 77.3 % stood, 75.3 % under full runs and with it).
+
+That a sample which stands in a ball stands in every smaller one is true of the best attack, not of
+this one: where gradients mislead it may fall short in a large ball and would have done better in a
+smaller one. An exact sweep (:func:`benchmark.sweep.sweep`) takes nothing over from one eps to the
+next.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmark.batches import halved, release
+from benchmark.judge import slack
+from benchmark.losses import Loss
+from benchmark.norms import distance, per_sample, project, steepest_ascent, unit_ball
+from benchmark.seeding import generator
+from benchmark.view import AttackView
+
+WARM = 0.25
+"""The share of a run's steps that go on from where the sample fell in a larger ball."""
+
+FIRST, LAST = 0.25, 0.01
+"""Without a step size, a run's steps shrink along half a cosine between these shares of eps; a run
+of few steps begins with longer ones (5 / steps), which together reach through the ball.
+"""
+
+STRIDE = {"cuda": 8}
+"""By device, 1 elsewhere: so many steps pass before the host looks who is done. Looking stops a
+GPU."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The search's settings, as :class:`benchmark.attacks.pgd.PGD` has them.
+
+    A sample stands in a ball after ``restarts`` runs of ``steps`` steps. ``step_size`` is in the
+    norm's units and the same in every ball; None lets it follow eps.
+    """
+
+    norm: str
+    loss: Loss
+    steps: int
+    restarts: int
+    step_size: float | None
+    random_start: bool
+
+    def run(
+        self,
+        view: AttackView,
+        x: Tensor,
+        y: Tensor,
+        *,
+        budgets: Sequence[float],
+        seeds: Sequence[int],
+        batch_size: int,
+        advance: Callable[[int], None],
+    ) -> Tensor:
+        """Return per sample an image in the smallest ball in which it fell; (N, C, H, W).
+
+        ``x`` (N, C, H, W) in [0, 1] are images that the deterministic model gets right, ``y`` (N,)
+        their labels, ``budgets`` the sweep's eps, ascending and above 0. Of a sample that fell in
+        none it is an iterate of the largest. ``seeds`` (N,) draw each sample's random starts, so
+        that its outcome does not hang on who shares its batch: ``batch_size`` samples are searched
+        at a time, and who is done makes room for the next. ``advance`` hears how many are done.
+        When memory runs out half of the batch waits, as it stood before the step that failed;
+        torch.OutOfMemoryError where one sample does not fit.
+        """
+        found = x.clone()
+        ladder = _Ladder.of(budgets, x.device)
+        pool = waiting = self._enter(x[:0], y[:0], torch.arange(0), (), ladder)
+        entered = 0
+        while entered < len(x) or len(pool.rows) or len(waiting.rows):
+            room = max(0, batch_size - len(pool.rows))
+            if room and len(waiting.rows):
+                pool, waiting = pool.joined(waiting.part(0, room)), waiting.part(room)
+            elif room := min(room, len(x) - entered):
+                rows = torch.arange(entered, entered + room)
+                new = self._enter(x[rows], y[rows], rows, seeds[entered : entered + room], ladder)
+                pool = pool.joined(new)
+                entered += room
+            try:
+                pool = self._stride(view.select(pool.rows), pool, ladder)
+            except (RuntimeError, MemoryError) as error:
+                batch_size = halved(len(pool.rows), error)
+            else:
+                done = ~pool.searching(self._most)
+                if done.any():
+                    found[pool.rows[done.cpu()].to(x.device)] = pool.best[done]
+                    advance(int(done.sum()))
+                    pool = pool.selected(~done)
+                continue
+            release()
+            pool, waiting = pool.part(0, batch_size), pool.part(batch_size).joined(waiting)
+        return found
+
+    @property
+    def _most(self) -> int:
+        """So many iterates in one ball that do not fool: each run's start, and one a step."""
+        return (self.steps + 1) * self.restarts
+
+    def _enter(
+        self, x: Tensor, y: Tensor, rows: Tensor, seeds: Sequence[int], ladder: "_Ladder"
+    ) -> "_Pool":
+        """Start the samples ``rows`` in the largest ball."""
+        starts = torch.zeros(len(x), self.restarts + 1, *x.shape[1:])
+        if self.random_start:
+            for noise, seed in zip(starts, seeds, strict=True):
+                # On the CPU, so that a sample's starts are the same on every device.
+                noise.copy_(unit_ball(noise, self.norm, generator(seed)))
+        pool = _Pool.at(x, y, rows, starts.to(x), ladder.top)
+        pool.x_adv = pool.best = self._start(pool, ladder, 0)
+        return pool
+
+    def _start(self, pool: "_Pool", ladder: "_Ladder", which: int) -> Tensor:
+        eps = ladder.eps(pool.level)
+        return project(
+            pool.x + per_sample(eps, pool.x) * pool.starts[:, which], pool.x, eps, self.norm
+        )
+
+    def _stride(self, part: AttackView, pool: "_Pool", ladder: "_Ladder") -> "_Pool":
+        """Take the steps between two looks at who is done."""
+        for _ in range(STRIDE.get(pool.x.device.type, 1)):
+            pool = self._step(part, pool, ladder)
+        return pool
+
+    def _step(self, part: AttackView, pool: "_Pool", ladder: "_Ladder") -> "_Pool":
+        """Judge the iterates, move those that fooled to smaller balls, and take a step there.
+
+        Who is done takes part until the pool is cleared, but nothing of it changes any more.
+        """
+        searching = pool.searching(self._most)
+        _, logits, gradient = part.gradient(pool.x_adv, pool.y, self.loss)
+        far = distance(pool.x_adv, pool.x, self.norm)
+        # An iterate that a broken gradient made no number must not replace one that fools.
+        sound = searching & far.isfinite()
+        fooled = sound & (logits.argmax(1) != pool.y)
+        best = _where(fooled | (sound & (pool.level == ladder.top)), pool.x_adv, pool.best)
+        reached = torch.minimum(ladder.smallest(far), pool.level)
+        level = torch.where(fooled, reached - 1, pool.level)
+        age = torch.where(fooled, 0, pool.age + searching)
+        eps, first_ball = ladder.eps(level), level == ladder.top
+        step = self._length(eps, age, first_ball) * steepest_ascent(gradient, self.norm)
+        x_adv = project(pool.x_adv + step, pool.x, eps, self.norm)
+        pool = replace(pool, level=level, age=age, best=best, x_adv=x_adv)
+        for when, which in self._fresh_starts():
+            anew = age == when
+            if which == 1:  # in the largest ball the run itself began at such a point
+                anew &= ~first_ball
+            if pool.x.is_cuda or anew.any():
+                pool.x_adv = _where(anew, self._start(pool, ladder, which), pool.x_adv)
+        return pool
+
+    def _fresh_starts(self) -> Iterator[tuple[int, int]]:
+        """Yield (age, which start): after the warm steps, then with each further restart."""
+        yield self._warm, 1
+        for restart in range(1, self.restarts):
+            yield restart * (self.steps + 1), restart + 1
+
+    @property
+    def _warm(self) -> int:
+        return round(WARM * self.steps)
+
+    def _length(self, eps: Tensor, age: Tensor, first_ball: Tensor) -> Tensor:
+        """Return the step's length (B, 1, 1, 1) at ``age`` in the ball of ``eps`` (B,)."""
+        if self.step_size is not None:
+            return torch.full_like(eps, self.step_size).view(-1, 1, 1, 1)
+        warm = self._warm
+        # The first iterate of a run is its start; of the warm steps, what fooled the larger ball.
+        taken = (age - 1) % (self.steps + 1) / self.steps
+        short = torch.where(age < warm, age / max(1, warm), (age - warm - 1) / (self.steps - warm))
+        whole = first_ball | (age > self.steps)
+        share = torch.where(whole, taken, short)
+        first = (5 / torch.where(whole, self.steps, self.steps - warm)).clamp_min(FIRST)
+        shrunk = LAST + (first - LAST) * (1 + torch.cos(math.pi * share)) / 2
+        return (eps * shrunk).view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """The eps of a sweep, ascending: float32 to move in, float64 with its slack to judge by."""
+
+    levels: Tensor
+    reach: Tensor
+
+    @classmethod
+    def of(cls, budgets: Sequence[float], device: torch.device) -> "_Ladder":
+        reach = [eps + slack(eps) for eps in budgets]
+        return cls(
+            torch.tensor(budgets, dtype=torch.float32, device=device),
+            torch.tensor(reach, dtype=torch.float64, device=device),
+        )
+
+    @property
+    def top(self) -> int:
+        """The level of the largest ball."""
+        return len(self.levels) - 1
+
+    def eps(self, level: Tensor) -> Tensor:
+        """Return the radius (B,) of each sample's ball."""
+        return self.levels[level.clamp_min(0)]
+
+    def smallest(self, far: Tensor) -> Tensor:
+        """Return the level of the smallest ball that holds a point so ``far`` (B,) away."""
+        return torch.searchsorted(self.reach, far)
+
+
+@dataclass
+class _Pool:
+    """The samples that are being searched: ``rows`` on the host, all else on the device.
+
+    ``level`` (B,) is the ball that each is in, below 0 where it fell in the smallest; ``age`` the
+    number of iterates there that did not fool; ``starts`` (B, S, C, H, W) points of the unit ball.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    starts: Tensor
+    level: Tensor
+    age: Tensor
+    x_adv: Tensor
+    best: Tensor
+
+    @classmethod
+    def at(cls, x: Tensor, y: Tensor, rows: Tensor, starts: Tensor, top: int) -> "_Pool":
+        level = torch.full((len(x),), top, device=x.device)
+        return cls(rows, x, y, starts, level, torch.zeros_like(level), x, x)
+
+    def searching(self, most: int) -> Tensor:
+        return (self.level >= 0) & (self.age < most)
+
+    def selected(self, mask: Tensor) -> "_Pool":
+        kept = {name: value[mask.to(value.device)] for name, value in vars(self).items()}
+        return replace(self, **kept)
+
+    def part(self, start: int, stop: int | None = None) -> "_Pool":
+        some = {name: value[start:stop] for name, value in vars(self).items()}
+        return replace(self, **some)
+
+    def joined(self, other: "_Pool") -> "_Pool":
+        both = {
+            name: torch.cat([value, getattr(other, name)]) for name, value in vars(self).items()
+        }
+        return replace(self, **both)
+
+
+def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Choose per image."""
+    return torch.where(mask.view(-1, 1, 1, 1), one, other)
