@@ -13,6 +13,7 @@ from benchmark.results import (
     columns,
     empty_table,
     load_table,
+    superseded,
     validate,
     write_table,
 )
@@ -50,12 +51,8 @@ def read_codes(run_dir: Path) -> pd.DataFrame:
 def put_codes(run_dir: Path, points: pd.DataFrame) -> None:
     """Write ``points`` into a run's code map in place of those of the same defenses and seeds."""
     points = check_codes(points, FILE)
-    old = read_codes(run_dir)
-    if len(old):
-        new = set(zip(points["defense"], points["seed"], strict=True))
-        own = [key in new for key in zip(old["defense"], old["seed"], strict=True)]
-        points = pd.concat([old[[not mine for mine in own]], points], ignore_index=True)
-    write_table(run_dir / FILE, points, CODES)
+    table = superseded(read_codes(run_dir), points, ["defense", "seed"])
+    write_table(run_dir / FILE, table, CODES)
 
 
 def check_codes(points: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from benchmark.results import (
     columns,
     empty_table,
     load_table,
+    superseded,
     validate,
     write_table,
 )
@@ -117,12 +118,7 @@ def read_pictures(run_dir: Path) -> pd.DataFrame:
 def put_pictures(run_dir: Path, rows: pd.DataFrame) -> None:
     """Write ``rows`` into a run's pictures in place of those of the same sweeps."""
     rows = check_pictures(rows, FILE)
-    old = read_pictures(run_dir)
-    if len(old):
-        new = set(rows[SWEEP].itertuples(index=False, name=None))
-        mine = [key in new for key in old[SWEEP].itertuples(index=False, name=None)]
-        rows = pd.concat([old[[not own for own in mine]], rows], ignore_index=True)
-    write_table(run_dir / FILE, rows, PICTURES)
+    write_table(run_dir / FILE, superseded(read_pictures(run_dir), rows, SWEEP), PICTURES)
 
 
 def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -253,6 +253,15 @@ def write_table(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
+def superseded(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return ``old`` and then ``new``, without the old rows whose values of ``names`` came anew."""
+    if old.empty or new.empty:  # pandas takes an empty frame's dtypes into account
+        return (new if old.empty else old).reset_index(drop=True)
+    came = pd.MultiIndex.from_frame(new[names])
+    kept = ~pd.MultiIndex.from_frame(old[names]).isin(came)
+    return pd.concat([old[kept], new], ignore_index=True)
+
+
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Read and validate one table; an absent one is empty."""
     if not path.exists():

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from benchmark.crosscheck.results import Crosscheck, pair_key, read_crosscheck
 from benchmark.errors import UsageError
@@ -16,6 +14,7 @@ from benchmark.results import write_atomic
 from reports import figures, interactive
 from reports.section import shown
 from reports.tables import NORM_WORDS, number
+from reports.templating import asset, environment
 
 View = dict[str, Any]
 PAGE = "crosscheck.html"
@@ -42,16 +41,6 @@ def title(found: Crosscheck) -> str:
 
 def render(found: Crosscheck) -> tuple[str, dict[str, bytes]]:
     """Return the page and the figure's files by name; equal tables give equal bytes."""
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    assert environment.loader is not None
-    css = environment.loader.get_source(environment, "report.css")[0]
-    own = environment.loader.get_source(environment, "crosscheck.css")[0]
     libraries = found.tables["libraries"]
     ok = libraries[libraries["status"] == "ok"].to_dict("records")
     files: dict[str, bytes] = {}
@@ -79,9 +68,9 @@ def render(found: Crosscheck) -> tuple[str, dict[str, bytes]]:
         ],
         "figure": figure,
     }
-    page = environment.get_template("crosscheck.html.j2")
+    page = environment().get_template("crosscheck.html.j2")
     carried = {"scripts": interactive.scripts(), "policy": interactive.policy()}
-    return page.render(css=Markup(css + own), **carried, **view), files
+    return page.render(css=asset("report.css") + asset("crosscheck.css"), **carried, **view), files
 
 
 AGREEMENT = "Agreement: share of all images on which both succeed or both fail"

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
@@ -36,6 +35,7 @@ from reports.leftovers import clear_away
 from reports.paper import paper_tables
 from reports.paper_view import paper_section
 from reports.section import RunContext, Section, SectionMaker, SharedMaker, View, slug
+from reports.templating import asset, environment
 
 SECTIONS: tuple[SectionMaker, ...] = (
     trust.make,
@@ -113,13 +113,6 @@ def render(
 
     ``crosschecks`` are (title, address) of pages to link.
     """
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     files: dict[str, bytes] = {}
     contexts = _contexts(runs)
     shared = [section for make in SHARED if (section := make(contexts))]
@@ -128,20 +121,24 @@ def render(
             "id": context.id,
             "title": context.title,
             "notes": models.notes(models.ordered(context.run)),
-            "sections": _shown(environment, _sections(context), context.id, files),
+            "sections": _shown(_sections(context), context.id, files),
         }
         for context in contexts
     ]
     paper, paper_data = _paper(runs, dimensions, list(contexts[0].styles if contexts else []))
-    page = environment.get_template("report.html.j2").render(
-        css=_asset(environment, "report.css"),
-        scripts=interactive.scripts(),
-        policy=interactive.policy(),
-        switches=interactive.switches(contexts[0].styles if contexts else {}),
-        shared={"id": SHARED_ID, "sections": _shown(environment, shared, SHARED_ID, files)},
-        runs=views,
-        crosschecks=crosschecks,
-        paper=paper,
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            css=asset("report.css"),
+            scripts=interactive.scripts(),
+            policy=interactive.policy(),
+            switches=interactive.switches(contexts[0].styles if contexts else {}),
+            shared={"id": SHARED_ID, "sections": _shown(shared, SHARED_ID, files)},
+            runs=views,
+            crosschecks=crosschecks,
+            paper=paper,
+        )
     )
     return page, {**files, **paper_data}
 
@@ -166,14 +163,12 @@ def _sections(context: RunContext) -> list[Section]:
     return [section for make in SECTIONS if (section := make(context))]
 
 
-def _shown(
-    environment: Environment, sections: Sequence[Section], within: str, files: dict[str, bytes]
-) -> list[View]:
+def _shown(sections: Sequence[Section], within: str, files: dict[str, bytes]) -> list[View]:
     """Render ``sections`` and collect their ``files``; ``within`` begins their ids in the page."""
     views = []
     for section in sections:
         files |= section.files
-        template = environment.get_template(section.template)
+        template = environment().get_template(section.template)
         body = Markup(template.render(v=section.view, run_id_in_page=within))
         views.append({"id": f"{within}-{section.key}", "title": section.title, "body": body})
     return views
@@ -184,9 +179,3 @@ def _paper(
 ) -> tuple[View | None, Mapping[str, bytes]]:
     section = paper_section(paper_tables(runs, dimensions), defenses)
     return (dict(section.view), section.files) if section else (None, {})
-
-
-def _asset(environment: Environment, name: str) -> Markup:
-    """Return a file of ``templates/`` as it stands."""
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from benchmark.errors import UsageError
 from benchmark.results import ResultsError, write_atomic
 from benchmark.speed_console import TITLES, sentences
 from reports.drawing import Picture, canvas, plain, render
 from reports.section import View, shown
 from reports.tables import NORM_WORDS, Row, number
+from reports.templating import asset, environment
 
 FILE = "speed.json"
 PAGE = "speed.html"
@@ -54,15 +52,6 @@ def read_speed(folder: Path) -> Row:
 
 def make_page(found: Row) -> tuple[str, dict[str, bytes]]:
     """Return the page and the figures' files by name; equal objects give equal bytes."""
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    assert environment.loader is not None
-    css = environment.loader.get_source(environment, "report.css")[0]
     files: dict[str, bytes] = {}
     tasks = [
         _task(task, [row for row in found["results"] if row["task"] == task], found, files)
@@ -73,14 +62,18 @@ def make_page(found: Row) -> tuple[str, dict[str, bytes]]:
         for state, reasons in (("not run", found["absent"]), ("failed", found["failed"]))
         for name, reason in reasons.items()
     ]
-    page = environment.get_template("speed.html.j2").render(
-        css=Markup(css),
-        title=f"Speed on {found['dataset']}, preset {found['preset']}",
-        facts=_facts(found),
-        repeats=found["repeats"],
-        tasks=tasks,
-        doubling=_doubling(found["doubling"], files),
-        troubles=troubles,
+    page = (
+        environment()
+        .get_template("speed.html.j2")
+        .render(
+            css=asset("report.css"),
+            title=f"Speed on {found['dataset']}, preset {found['preset']}",
+            facts=_facts(found),
+            repeats=found["repeats"],
+            tasks=tasks,
+            doubling=_doubling(found["doubling"], files),
+            troubles=troubles,
+        )
     )
     return page, files
 

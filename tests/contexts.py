@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pages import Page
 
 from benchmark.results import CELL_KEY, CELLS, SAMPLES, Run, make_table, read_run, validate
@@ -11,6 +10,7 @@ from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 from benchmark.stats import wilson_interval
 from reports import figures, tables
 from reports.section import RunContext
+from reports.templating import environment
 
 
 def context(run, prefix=""):
@@ -25,14 +25,7 @@ def context(run, prefix=""):
 
 def page_of(section, within="id"):
     """The section's template as a page that a test can read."""
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template(section.template)
+    template = environment().get_template(section.template)
     html = template.render(v=section.view, run_id_in_page=within)
     page = Page(html)
     for link in page.all("a"):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fake_pictures import fake_pictures, square
 from fake_runs import DEFENSES, PROVENANCE, fake_run, fake_spec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pages import Page
 from PIL import Image
 
@@ -19,6 +18,7 @@ from benchmark.spec import AttackSpec, ThreatModel
 from reports import attack_pictures, figures, tables
 from reports.attack_pictures import SHOWN
 from reports.section import RunContext
+from reports.templating import environment
 from reports.tiles import amplification, tiles
 
 TWO = ("undefended", "madry")
@@ -41,14 +41,7 @@ def section(run_dir, prefix=""):
 
 
 def html(section):
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(section.template).render(v=section.view, run_id_in_page="run")
+    return environment().get_template(section.template).render(v=section.view, run_id_in_page="run")
 
 
 def pixels(uri):

@@ -1,0 +1,25 @@
+"""The page templates and what they share: escaping on, undefined names an error."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+@cache
+def environment() -> Environment:
+    """Return the environment of ``templates/``."""
+    return Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def asset(name: str) -> Markup:
+    """Return a file of ``templates/``, such as a style sheet, as it stands."""
+    templates = environment()
+    assert templates.loader is not None
+    return Markup(templates.loader.get_source(templates, name)[0])
