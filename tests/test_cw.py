@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import Function, Linear, SmallCNN, images, pixels
 
-from benchmark.attacks.cw import CarliniWagner
+from benchmark.attacks.cw import CarliniWagner, Constants, linearised
 from benchmark.losses import margin
 from benchmark.norms import distance
 from benchmark.seeding import generator
@@ -57,6 +57,30 @@ def test_distance_on_a_linear_model_is_the_known_minimum(lr, kind, n):
     assert ratio.max() < 1.02
 
 
+def test_a_linear_model_tells_the_constant_and_the_move_exactly():
+    # ||d||^2 + c (0.6 - g.d) with g = (2, 1, -4): the third pixel is 0 and held by the box.
+    x, f = torch.tensor([0.2, 0.5, 0.0]).view(1, 1, 1, 3), torch.tensor([0.6])
+    gradient = torch.tensor([-2.0, -1.0, 4.0]).view(1, 1, 1, 3)
+    c, move = linearised(x, x, f, gradient)
+    assert c.item() == pytest.approx(2 * 0.6 / 5)
+    assert move.item() == pytest.approx(0.12 * 2)
+    # From anywhere else the same model says the same.
+    d = torch.tensor([0.1, -0.05, 0.0]).view(1, 1, 1, 3)
+    there, _ = linearised(x + d, x, f + (gradient * d).sum(), gradient)
+    assert there.item() == pytest.approx(c.item(), rel=1e-5)
+    assert linearised(x, x, 0 * f, gradient)[0].item() == 0
+    assert linearised(x, x, f, 0 * gradient)[0].item() == 0
+
+
+def test_the_next_constant_stays_within_the_bracket():
+    search = Constants(torch.zeros(4, 1), 1.0)
+    needed = torch.tensor([0.0, 0.1, 3.0, 50.0])
+    search.narrow(torch.zeros(4).bool(), needed)
+    assert search.c.tolist() == [10, 2, 6, 100]  # times ten; at least twice; twice what is needed
+    search.narrow(torch.ones(4).bool(), torch.tensor([0.0, 0.6, 2.0, 80.0]))
+    assert search.c.tolist() == pytest.approx([5.5, 1.2, 4, 100])
+
+
 def test_every_pixel_black_or_white_still_moves():
     # The published change of variables leaves these pixels a slope of 0.
     x = torch.tensor([0.0, 1.0]).repeat(32).view(1, 1, 8, 8)
@@ -73,8 +97,8 @@ def test_queries_are_hand_counted():
     x, y = images(3, seed=1), torch.zeros(3).long()
     cw = CarliniWagner(steps=7, search_steps=4, abort_early=False)
     _, forwards, backwards = attack(Linear(torch.ones(64), -40), cw, x, y)
-    assert forwards.tolist() == [4 * (7 + 1)] * 3
-    assert backwards.tolist() == [4 * 7] * 3
+    assert forwards.tolist() == [1 + 4 * (7 + 1)] * 3
+    assert backwards.tolist() == [1 + 4 * 7] * 3
 
 
 def test_finished_samples_leave_the_batch():
@@ -83,11 +107,11 @@ def test_finished_samples_leave_the_batch():
     model = Linear(torch.ones(1), -0.5)
     cw = CarliniWagner(steps=100, search_steps=1, initial_c=1.0, lr=0.001)
     _, forwards, backwards = attack(model, cw, x, torch.zeros(2).long())
-    # Checks a tenth of the steps apart: a first look, two cuts of the learning rate, the end.
-    assert backwards[0] == 40
-    assert forwards[0] == 40
-    assert backwards[1] == 100
-    assert forwards[1] == 101
+    # One at the image, then looks a twentieth of the steps apart: a first, a cut, the end.
+    assert backwards[0] == 1 + 15
+    assert forwards[0] == 1 + 15
+    assert backwards[1] == 1 + 100
+    assert forwards[1] == 1 + 101
 
 
 def test_a_boundary_crossed_by_the_first_step_alone_does_not_lower_c():
@@ -159,6 +183,7 @@ def test_the_nearest_iterate_is_kept():
         ({"norm": "linf"}, "l2 only"),
         ({"steps": 0}, "steps and search_steps"),
         ({"lr": 0.0}, "above 0"),
+        ({"initial_c": 0.0}, "initial_c must be above 0"),
         ({"confidence": -1.0}, "at least 0"),
     ],
 )
