@@ -250,7 +250,7 @@ def test_a_minimal_attack_that_finds_nothing_is_no_success_at_any_eps():
 
 
 def test_pgd_searches_once_and_its_queries_count_in_the_first_cell():
-    found = outcomes(STEP, PGD(steps=4), DATA, [0, 0.15, 0.25, 0.35])
+    found = outcomes(STEP, PGD(steps=12), DATA, [0, 0.15, 0.25, 0.35])
     assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
     assert all(o.n_forward[3] == 0 for o in found)  # wrong without any attack
     assert (found[0].n_forward[:3] > 0).all()
@@ -263,9 +263,9 @@ def test_pgd_searches_once_and_its_queries_count_in_the_first_cell():
 def test_eps_0_is_no_ball_to_search(monkeypatch):
     seen = []
     monkeypatch.setattr(PGD, "descend", lambda self, view, x, y, **how: seen.append(how) or x)
-    outcomes(STEP, PGD(steps=4), DATA, [0, 0.15, 0.25])
+    outcomes(STEP, PGD(steps=12), DATA, [0, 0.15, 0.25])
     assert seen[0]["budgets"] == [0.15, 0.25]
-    outcomes(STEP, PGD(steps=4), DATA, [0])
+    outcomes(STEP, PGD(steps=12), DATA, [0])
     assert len(seen) == 1
 
 

@@ -47,13 +47,14 @@ def data_for(model, seed, n=N):
 
 
 ATTACKS = [
-    PGD(steps=4, loss="margin"),
-    PGD(steps=4, restarts=2, step_size=0.05, loss="margin"),
-    PGDL2(steps=4, loss="margin"),
+    PGD(steps=12, loss="margin"),
+    PGD(steps=12, restarts=2, step_size=0.05, loss="margin"),
+    PGDL2(steps=12, loss="margin"),
     PGD(steps=3, early_stop=False),
     CarliniWagner(steps=5, search_steps=2, lr=0.1),
 ]
 DESCENDING = ATTACKS[:3]
+assert all(attack.serves_sweeps for attack in DESCENDING)
 
 
 def kept_images(model, attack, data, grid, monkeypatch):
