@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from benchmark.results import (
     CELL_KEY,
+    KEY_COLUMNS,
     ResultsError,
     columns,
     empty_table,
@@ -29,13 +30,7 @@ PICTURED = 12
 """So many images of each sweep are kept: enough to find some that most defenses get right."""
 
 PICTURES = columns(
-    ("dataset", pa.string()),
-    ("defense", pa.string()),
-    ("attack", pa.string()),
-    ("library", pa.string()),
-    ("norm", pa.string()),
-    ("eps", pa.float64()),
-    ("seed", pa.int64()),
+    *KEY_COLUMNS,
     ("sample_id", pa.int64()),
     ("label", pa.int64()),
     ("pred_clean", pa.int64()),

@@ -40,7 +40,7 @@ def columns(*named: tuple[str, pa.DataType]) -> pa.Schema:
     )
 
 
-_KEY_COLUMNS = [
+KEY_COLUMNS = [
     ("dataset", pa.string()),
     ("defense", pa.string()),
     ("attack", pa.string()),
@@ -49,11 +49,12 @@ _KEY_COLUMNS = [
     ("eps", pa.float64()),
     ("seed", pa.int64()),
 ]
+"""The columns of :data:`CELL_KEY` with their types."""
 
 SAMPLES = columns(
     ("run_id", pa.string()),
     ("sample_id", pa.int64()),
-    *_KEY_COLUMNS,
+    *KEY_COLUMNS,
     ("label", pa.int64()),
     ("pred_clean", pa.int64()),
     ("pred_adv", pa.int64()),
@@ -68,7 +69,7 @@ one search serves all eps (:mod:`benchmark.sweep`), its image may fool the model
 ball, which is no success, and its queries count at the smallest eps."""
 
 CELLS = columns(
-    *_KEY_COLUMNS,
+    *KEY_COLUMNS,
     ("eot", pa.int64()),
     ("bpda", pa.bool_()),
     ("status", pa.string()),
