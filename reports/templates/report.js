@@ -58,11 +58,18 @@ function charts() {
     },
     { rootMargin: "300px" },
   );
-  for (const figure of all("figure[data-chart]")) near.observe(figure);
+  for (const figure of all("figure[data-chart]")) {
+    const image = figure.querySelector("img");
+    const plate = document.createElement("div");
+    plate.className = "plate";
+    image.replaceWith(plate);
+    plate.append(image);
+    near.observe(figure);
+  }
 }
 
+// A chart covers its image, so that nothing moves under a reader's finger when it is drawn.
 async function draw(figure) {
-  const image = figure.querySelector("img");
   const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
   const title = document.createElement("p");
   title.className = "chart-title";
@@ -71,8 +78,10 @@ async function draw(figure) {
   chart.className = "chart";
   // The image beside it says the same in words.
   title.ariaHidden = chart.ariaHidden = "true";
-  chart.style.height = `${Math.max(image.clientHeight, 340)}px`;
-  image.before(title, chart);
+  const cover = document.createElement("div");
+  cover.className = "cover";
+  cover.append(title, chart);
+  figure.querySelector(".plate").append(cover);
   // A finger that drags over a chart means to scroll the page.
   layout.dragmode = window.matchMedia("(pointer: fine)").matches ? "zoom" : false;
   for (const trace of data) trace.visible = !isHidden({ dataset: trace.meta });
