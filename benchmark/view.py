@@ -28,7 +28,8 @@ class AttackView(nn.Module):
     """A batch's view of a defense; a Module, because ART and torchattacks expect one.
 
     ``rows`` is the number of images in the batch that the view belongs to. A query with that
-    many images counts one for each; one with another number counts its share for each.
+    many images counts one for each; one with another number counts its share for each. ``dtype``
+    is what :meth:`gradient` computes in (:mod:`benchmark.precision`).
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class AttackView(nn.Module):
         self.eot = eot
         self.bpda = bpda
         self.inside = inside
+        self.dtype = torch.float32
         self._forwards = 0.0
         self._backwards = 0.0
         self._selected: list[tuple[Tensor, AttackView]] = []
@@ -63,7 +65,9 @@ class AttackView(nn.Module):
 
     def batch(self, rows: int) -> "AttackView":
         """Return a view for another batch of ``rows`` images, its counts at zero."""
-        return AttackView(self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside)
+        view = AttackView(self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside)
+        view.dtype = self.dtype
+        return view
 
     def select(self, index: Tensor) -> "AttackView":
         """Return a view of the rows ``index`` (int64) whose queries count for those rows."""
@@ -88,13 +92,14 @@ class AttackView(nn.Module):
         """Return the loss (N,), the logits (N, K) and the loss's gradient (N, C, H, W) at ``x``.
 
         The loss, not the logits, is averaged over ``eot`` draws; each draw's graph is freed
-        before the next, so memory does not grow with ``eot``.
+        before the next, so memory does not grow with ``eot``. All three are float32; with a
+        coarser ``dtype`` they are that precise, and :meth:`logits` says what the model answers.
         """
         x = x.detach().requires_grad_()
         total_loss = total_logits = total_gradient = None
         with torch.enable_grad():
             for _ in range(self.eot):
-                logits = self._query(x)
+                logits = self._coarse_query(x)
                 losses = loss(logits, y)
                 (gradient,) = torch.autograd.grad(losses.sum(), x)
                 parts = losses.detach(), logits.detach(), gradient
@@ -140,6 +145,13 @@ class AttackView(nn.Module):
             forwards.index_add_(0, index.cpu(), more_forwards)
             backwards.index_add_(0, index.cpu(), more_backwards)
         return forwards, backwards
+
+    def _coarse_query(self, x: Tensor) -> Tensor:
+        """Query in ``dtype``; in float32 the defense is left to itself."""
+        if self.dtype == torch.float32:
+            return self._query(x)
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            return self._query(x).float()
 
     def _query(self, x: Tensor) -> Tensor:
         """One pass through the defense, counted."""

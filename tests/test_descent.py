@@ -9,12 +9,20 @@ from hypothesis import strategies as st
 from test_pgd import best_linear
 from toys import Function, Linear, SmallCNN, images
 
+from benchmark import precision
 from benchmark.attacks import descent
 from benchmark.attacks.pgd import FGSM, PGD, PGDL2
 from benchmark.judge import slack
 from benchmark.norms import distance
 from benchmark.seeding import generator
 from benchmark.view import attack_view
+
+
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch):
+    """Steps and queries are counted here; :mod:`test_precision` has the coarser search."""
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: False)
+
 
 NORMS = {"linf": PGD, "l2": PGDL2}
 GRIDS = {

@@ -43,6 +43,7 @@ from benchmark.batches import halved, release
 from benchmark.judge import slack
 from benchmark.losses import Loss
 from benchmark.norms import distance, per_sample, project, steepest_ascent, unit_ball
+from benchmark.precision import search_dtype
 from benchmark.seeding import generator
 from benchmark.view import AttackView
 
@@ -95,6 +96,7 @@ class Descent:
         When memory runs out half of the batch waits, as it stood before the step that failed;
         torch.OutOfMemoryError where one sample does not fit.
         """
+        view.dtype = search_dtype(view, x, y, self.loss)
         found = x.clone()
         ladder = _Ladder.of(budgets, x.device)
         pool = waiting = self._enter(x[:0], y[:0], torch.arange(0), (), ladder)
@@ -163,7 +165,7 @@ class Descent:
         far = distance(pool.x_adv, pool.x, self.norm)
         # An iterate that a broken gradient made no number must not replace one that fools.
         sound = searching & far.isfinite()
-        fooled = sound & (logits.argmax(1) != pool.y)
+        fooled = self._fooled(part, pool, logits, sound)
         best = _where(fooled | (sound & (pool.level == ladder.top)), pool.x_adv, pool.best)
         reached = torch.minimum(ladder.smallest(far), pool.level)
         level = torch.where(fooled, reached - 1, pool.level)
@@ -179,6 +181,16 @@ class Descent:
             if pool.x.is_cuda or anew.any():
                 pool.x_adv = _where(anew, self._start(pool, ladder, which), pool.x_adv)
         return pool
+
+    @staticmethod
+    def _fooled(part: AttackView, pool: "_Pool", logits: Tensor, sound: Tensor) -> Tensor:
+        """Tell which iterates (B,) fool the model in float32."""
+        fooled = sound & (logits.argmax(1) != pool.y)
+        if part.dtype != torch.float32 and fooled.any():
+            claimed = fooled.nonzero().flatten()
+            exact = part.select(claimed).logits(pool.x_adv[claimed])
+            fooled[claimed] = exact.argmax(1) != pool.y[claimed]
+        return fooled
 
     def _fresh_starts(self) -> Iterator[tuple[int, int]]:
         """Yield (age, which start): after the warm steps, then with each further restart."""

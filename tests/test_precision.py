@@ -1,0 +1,120 @@
+"""The search in bfloat16: only where device and model bear it, and nothing counts but float32."""
+
+import pytest
+import torch
+from test_descent import NORMS, descend, levels
+from toys import Function, SmallCNN, images
+
+from benchmark import precision
+from benchmark.losses import cross_entropy
+from benchmark.precision import fast_bfloat16, search_dtype
+from benchmark.view import attack_view
+
+GRID = [0.02 * i for i in range(1, 9)]
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    """bfloat16 is emulated where the processor has no instructions for it: slow, but the same."""
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
+
+
+def cnn(seed=0):
+    model, x = SmallCNN(seed=seed), images(48, seed=seed)
+    return model, x, model.predict(x)
+
+
+def dtype_of(model, x, y):
+    with attack_view(model, len(x)) as view:
+        found = search_dtype(view, x, y, cross_entropy)
+        assert [counts.sum() for counts in view.counts()] == [0, 0]
+    return found
+
+
+def coarse():
+    return torch.is_autocast_enabled("cpu")
+
+
+def test_an_honest_network_is_searched_in_bfloat16():
+    model, x, y = cnn()
+    assert dtype_of(model, x, y) == torch.bfloat16
+    with attack_view(model, len(x)) as view:
+        view.dtype = torch.bfloat16
+        rough = view.select(torch.arange(len(x))).gradient(x, y, cross_entropy)
+        assert {tensor.dtype for tensor in rough} == {torch.float32}
+        view.dtype = torch.float32
+        assert not torch.equal(rough[1], view.gradient(x, y, cross_entropy)[1])
+        assert not coarse()
+
+
+def rounded(x):
+    return x.to(torch.bfloat16).float() if coarse() else x
+
+
+def refuses(x):
+    if coarse():
+        raise RuntimeError("expected Float but found BFloat16")
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        refuses,
+        # Waves far shorter than bfloat16's spacing: its gradient points anywhere.
+        lambda x: torch.sin(3e4 * rounded(0.7 * x + 0.01)).flatten(1),
+        lambda x: x.flatten(1) * (torch.nan if coarse() else 1),
+        lambda x: x.flatten(1).round(),
+    ],
+    ids=["raises", "points elsewhere", "no number", "no gradient"],
+)
+def test_a_model_that_does_not_bear_it_is_searched_in_float32(logits):
+    x = images(20)
+    assert dtype_of(Function(logits), x, torch.zeros(len(x), dtype=torch.int64)) == torch.float32
+
+
+def test_a_device_that_is_slow_in_it_keeps_float32(monkeypatch):
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: False)
+    assert dtype_of(*cnn()) == torch.float32
+    assert not fast_bfloat16(torch.device("meta"))
+
+
+def test_an_older_torch_keeps_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not fast_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_fools_in_bfloat16_alone_counts_for_nothing(norm):
+    """In bfloat16 every image fools this model, in float32 none."""
+
+    def logits(x):
+        score = 1e-3 * x.flatten(1).sum(1)
+        margin = score + (10 if coarse() else -10)
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+    model, x = Function(logits), images(12)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    assert dtype_of(model, x, y) == torch.bfloat16
+    x_adv, forwards, backwards = descend(model, NORMS[norm](steps=12), x, y, GRID)
+    assert (levels(model, x_adv, x, y, GRID, norm) == len(GRID)).all()
+    # Every claim was looked at in float32, and each sample paid a whole run.
+    assert forwards.tolist() == [2 * count for count in backwards.tolist()]
+    assert (backwards == 13).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_is_nearly_as_strong_and_does_not_hang_on_the_batch(norm, monkeypatch):
+    grid = GRID if norm == "linf" else [10 * eps for eps in GRID]
+    model, x, y = cnn(3)
+    pgd = NORMS[norm](steps=20)
+    rough, *_ = descend(model, pgd, x, y, grid)
+    again, *_ = descend(model, pgd, x, y, grid, batch_size=7)
+    assert torch.equal(rough, again)
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: False)
+    fine, *_ = descend(model, pgd, x, y, grid)
+    assert not torch.equal(rough, fine)
+    fell = [levels(model, x_adv, x, y, grid, norm) for x_adv in (rough, fine)]
+    assert (fell[1] < len(grid)).any()
+    assert abs(fell[0] - fell[1]).max() <= 1
+    assert (fell[0] - fell[1]).sum().abs() <= len(x) / 10
