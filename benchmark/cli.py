@@ -4,16 +4,14 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmark import __version__
 from benchmark.attack_names import split_words
+from benchmark.console import print_accuracies
 from benchmark.errors import UsageError, unknown_name
 from benchmark.spec import parse_eps, preset_names, read_preset
 
@@ -28,9 +26,6 @@ app = typer.Typer(
 FAILED_CELLS = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
-
-LIBRARIES_KEY = "libraries"
-"""Where ``list attacks --json`` has the attack libraries."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,7 +145,7 @@ def run(
         from reports.html import write_report
 
         page = write_report([result.path])
-    _print_accuracies(result.cells)
+    print_accuracies(result.cells)
     _say(f"report: {page}")
     if result.n_failed:
         _say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
@@ -334,105 +329,17 @@ def speed(
         raise typer.Exit(FAILED_CELLS)
 
 
-class Kind(StrEnum):
-    """What can be listed."""
-
-    defenses = "defenses"
-    attacks = "attacks"
-    datasets = "datasets"
-    presets = "presets"
-
-
 @app.command("list")
 def list_names(
     what: Annotated[str, typer.Argument(help="defenses, attacks, datasets or presets.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List what is installed: defenses, attacks, datasets and presets."""
+    from benchmark.listing import Kind, print_names
+
     if what and what not in list(Kind):
         raise unknown_name("list", what, list(Kind))
-    kinds = [Kind(what)] if what else list(Kind)
-    found: dict[str, Any] = {kind.value: _listing(kind) for kind in kinds}
-    if Kind.attacks in kinds:
-        found[LIBRARIES_KEY] = _libraries()
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, sort_keys=True))
-        return
-    for kind, entries in found.items():
-        if kind == LIBRARIES_KEY:
-            continue
-        table = Table("name", "from" if kind != "presets" else "for", box=None, pad_edge=False)
-        for name, about in entries.items():
-            table.add_row(name, about)
-        _print_table(kind, table)
-        if kind == Kind.attacks:
-            _print_libraries(found[LIBRARIES_KEY])
-
-
-def _listing(kind: Kind) -> dict[str, str]:
-    """Return the names of one kind with where each comes from (a preset: what it is for)."""
-    from benchmark.registry import ATTACKS, DATASETS, DEFENSES
-
-    if kind is Kind.presets:
-        return {name: read_preset(name)["description"] for name in preset_names()}
-    registry = {Kind.defenses: DEFENSES, Kind.attacks: ATTACKS, Kind.datasets: DATASETS}[kind]
-    return {name: point.value for name, point in registry.entries().items()}
-
-
-def _libraries() -> dict[str, dict[str, Any]]:
-    """Return the attack libraries: version, attacks, and how to install what is missing."""
-    from benchmark.libraries import AttackLibrary
-    from benchmark.registry import LIBRARIES
-
-    found = {}
-    for name in LIBRARIES.names():
-        library: AttackLibrary = LIBRARIES.load(name)
-        found[name] = {
-            "available": library.available,
-            "version": library.version if library.available else None,
-            "install": library.install,
-            "attacks": sorted(library.attacks),
-            "by_name": library.named is not None,
-        }
-    return found
-
-
-def _print_libraries(libraries: dict[str, dict[str, Any]]) -> None:
-    table = Table("name", "version", "attacks", box=None, pad_edge=False)
-    for name, about in libraries.items():
-        if about["available"]:
-            more = [f"any by class name ({name}:Class)"] if about["by_name"] else []
-            table.add_row(name, about["version"], ", ".join([*about["attacks"], *more]))
-        else:
-            table.add_row(name, "-", f"unavailable: {about['install']}")
-    _print_table("attack libraries", table)
-
-
-def _print_accuracies(cells: Any) -> None:
-    """Print robust accuracies, a row per defense and attack, at up to six of the budgets.
-
-    What was skipped has no row: the report says why.
-    """
-    cells = cells[cells["status"] != "skipped"]
-    for (norm, attack, library), group in cells.groupby(["norm", "attack", "library"], sort=False):
-        budgets = sorted(group["eps"].unique())
-        step = max(1, -(-(len(budgets) - 1) // 5))
-        shown = [*budgets[:-1:step], budgets[-1]]
-        table = Table("defense")
-        for eps in shown:
-            table.add_column(f"{eps:g}", justify="right")
-        for defense, rows in group.groupby("defense", sort=False):
-            by_eps = rows.groupby("eps")["robust_accuracy"].mean()
-            values = [by_eps.get(eps, float("nan")) for eps in shown]
-            table.add_row(str(defense), *("-" if v != v else f"{v:.3f}" for v in values))
-        _print_table(f"accuracy under {attack} ({library}, {norm})", table)
-
-
-def _print_table(title: str, table: Table) -> None:
-    """Print a table under its title, which Rich's own would wrap to the table's width."""
-    console = Console(highlight=False, markup=False)
-    console.print(title, soft_wrap=True)
-    console.print(table)
+    print_names([Kind(what)] if what else list(Kind), as_json=as_json)
 
 
 def _words(text: str) -> list[str]:

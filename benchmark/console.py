@@ -1,0 +1,33 @@
+"""What the commands print in tables on standard output."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_accuracies(cells: Any) -> None:
+    """Print robust accuracies, a row per defense and attack, at up to six of the budgets.
+
+    What was skipped has no row: the report says why.
+    """
+    cells = cells[cells["status"] != "skipped"]
+    for (norm, attack, library), group in cells.groupby(["norm", "attack", "library"], sort=False):
+        budgets = sorted(group["eps"].unique())
+        step = max(1, -(-(len(budgets) - 1) // 5))
+        shown = [*budgets[:-1:step], budgets[-1]]
+        table = Table("defense")
+        for eps in shown:
+            table.add_column(f"{eps:g}", justify="right")
+        for defense, rows in group.groupby("defense", sort=False):
+            by_eps = rows.groupby("eps")["robust_accuracy"].mean()
+            values = [by_eps.get(eps, float("nan")) for eps in shown]
+            table.add_row(str(defense), *("-" if v != v else f"{v:.3f}" for v in values))
+        print_table(f"accuracy under {attack} ({library}, {norm})", table)
+
+
+def print_table(title: str, table: Table) -> None:
+    """Print a table under its title, which Rich's own would wrap to the table's width."""
+    console = Console(highlight=False, markup=False)
+    console.print(title, soft_wrap=True)
+    console.print(table)
