@@ -1,0 +1,1 @@
+"""The audit: is a defense robust, or did the attack fail?"""

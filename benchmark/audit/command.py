@@ -1,0 +1,102 @@
+"""The command ``audit RUN_DIR``: what ``run`` did not ask, asked later of the models it trained."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from benchmark.audit.auditing import audit_rest
+from benchmark.audit.harder import FullAudit
+from benchmark.audit.tables import read_audit
+from benchmark.audit.words import RULINGS, Level
+from benchmark.console import print_table
+from benchmark.datasets import ImageDataset
+from benchmark.errors import UsageError
+from benchmark.loading import load_images
+from benchmark.locks import held
+from benchmark.mending import contents
+from benchmark.plan import choose_device
+from benchmark.progress import Progress
+from benchmark.results import CELLS, read_models, read_origin, read_spec, read_table
+from benchmark.run_folder import RunFolder
+from benchmark.spec import RunSpec
+
+
+def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: Progress) -> None:
+    """Audit a run that lies in ``run_dir``; what is there of its audit is not done again.
+
+    UsageError, before anything is computed, if the folder is no run or its images are not those of
+    the run. A defense that cannot be audited is undecided, with the reason.
+    """
+    spec = read_spec(run_dir)
+    choose_device(spec.device)
+    records = {(model.defense, model.seed): model for model in read_models(run_dir)}
+    if not records:
+        raise UsageError(f"{run_dir}: nothing was trained and attacked there yet; finish the run")
+    train_set, test_set = load_images(spec, data_dir)
+    _check_images(run_dir, spec, train_set, test_set)
+    with held(run_dir / ".lock", str(run_dir), progress):
+        folder = RunFolder(run_dir, spec, *contents(run_dir, spec.run_id))
+        folder.mend(progress)
+        if level == "full":
+            FullAudit(folder, records, train_set, test_set, progress).run()
+        else:
+            audit_rest(folder, records.values(), train_set, test_set, progress, may_train=True)
+
+
+def audit_full(run_dir: Path, *, data_dir: Path | None, progress: Progress) -> None:
+    """Audit in full a run that has just ended; a run without a single model has nothing to say."""
+    if list((run_dir / "models").glob("*.json")):
+        audit_run(run_dir, level="full", data_dir=data_dir, progress=progress)
+
+
+def _check_images(
+    run_dir: Path, spec: RunSpec, train_set: ImageDataset, test_set: ImageDataset
+) -> None:
+    """Refuse other images than those that the run attacked."""
+    about = read_origin(run_dir, spec).get("dataset")
+    before: Any = about if isinstance(about, dict) else {}
+    for split, images in (("train", train_set), ("test", test_set)):
+        known = before.get(f"{split}_checksum")
+        if known and known != images.checksum:
+            raise UsageError(
+                f"{run_dir} was made with other {spec.dataset} images ({split} checksum differs);"
+                " name the folder of its images with --data-dir"
+            )
+
+
+def print_verdicts(run_dir: Path) -> None:
+    """Print the verdict on each defense, and what the audit took."""
+    audit = read_audit(run_dir)
+    several = audit.verdicts["seed"].nunique() > 1
+    table = Table("defense", "norm", "verdict")
+    for name in ("eps", "run's attacks", "stronger", "worst of all"):
+        table.add_column(name, justify="right")
+    reasons = []
+    columns = ("eps", "plain_accuracy", "stronger_accuracy", "headline_accuracy")
+    for row in audit.verdicts.to_dict("records"):
+        seed = f" (seed {row['seed']})" if several else ""
+        eps, *numbers = (row[name] for name in columns)
+        shown = ["-" if eps != eps else f"{eps:g}"]
+        shown += ["-" if value != value else f"{value:.3f}" for value in numbers]
+        name = f"{row['defense']}{seed}"
+        table.add_row(name, row["norm"], row["verdict"], *shown)
+        if why := row["reasons"] or row["remarks"]:
+            reasons.append(f"{name}, {row['norm']}: {row['verdict']}: {why}")
+    if table.row_count:
+        print_table("the audit: is it robust, or did the attack fail?", table)
+    for reason in reasons:
+        typer.echo(reason)
+
+
+def audit_line(run_dir: Path) -> str:
+    """Return in one line what the audit of a run says and took; empty if there was none."""
+    audit = read_audit(run_dir)
+    if audit.verdicts.empty:
+        return ""
+    defenses = audit.verdicts.drop_duplicates(["defense", "seed", "verdict"])["verdict"]
+    words = [f"{n} {word}" for word in RULINGS if (n := int((defenses == word).sum()))]
+    attacks = float(read_table(run_dir / "cells.parquet", CELLS)["seconds"].fillna(0).sum())
+    share = f", {100 * audit.seconds / attacks:.0f} % of the attacks' time" if attacks else ""
+    return f"audit: {audit.seconds:.0f} s{share}; {', '.join(words)}"

@@ -1,0 +1,125 @@
+"""Checks of the stored images: does what is measured there hold beside them, too?
+
+A defense that knows its test images, or that answers otherwise where a pixel is no grey level,
+shows an attacker one function and a user another.
+
+Where each threshold comes from, and what honest models show, is on the check's page under
+docs/checks.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.audit.probes import SAME, apart, asked, logits, seed_for
+from benchmark.audit.registration import check
+from benchmark.audit.subject import Finding, Subject
+from benchmark.norms import random_start
+from benchmark.seeding import generator
+
+SHIFTED = 0.6
+NOISE = 2 / 255
+NOISY = 0.8
+HAIR = 1e-4
+JUMP = 0.05
+JUMPING = 0.1
+OVERLAP = 0.05
+ALIKE = 1.5 / 255
+"""Pixels that differ by one grey level are alike."""
+
+
+def _still_right(subject: Subject, moved: Callable[[Tensor], list[Tensor]]) -> tuple[float, int]:
+    """Return the share that stays right of the images that were, moved, and their number."""
+    x, y = asked(subject)
+    right = [subject.defense.predict(image) == y for image in moved(x)]
+    return float(torch.stack(right).double().mean()), len(x)
+
+
+@check("shifted-images", level="basic", needs=["standing"])
+def shifted_images(subject: Subject) -> Finding:
+    """Tell whether images shifted by one pixel are still recognised."""
+    name = "shifted-images"
+    share, n = _still_right(subject, _shifts)
+    evidence = (
+        f"shifted by one pixel in four directions {share:.0%} of {n} images stay right; trusted"
+        f" from {SHIFTED:.0%}"
+    )
+    if share < SHIFTED:
+        return Finding(name, "alarm", share, SHIFTED, evidence, "holds only at the stored images")
+    return Finding(name, "pass", share, SHIFTED, evidence)
+
+
+def _shifts(x: Tensor) -> list[Tensor]:
+    padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    h, w = x.shape[2:]
+    return [padded[:, :, i : i + h, j : j + w] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]
+
+
+@check("noisy-images", level="basic", needs=["standing"])
+def noisy_images(subject: Subject) -> Finding:
+    """Tell whether images with noise of two grey levels are still recognised."""
+    name = "noisy-images"
+    rng = generator(seed_for(subject, name), subject.device)
+
+    def noisy(x: Tensor) -> list[Tensor]:
+        drawn = [random_start(x, NOISE, "linf", rng) for _ in range(2)]
+        return [drawn[0], (drawn[1] * 255).round() / 255]
+
+    share, n = _still_right(subject, noisy)
+    evidence = (
+        f"with noise of up to two grey levels, rounded and not, {share:.0%} of {n} images stay"
+        f" right; trusted from {NOISY:.0%}"
+    )
+    if share < NOISY:
+        return Finding(name, "alarm", share, NOISY, evidence, "holds only at the stored images")
+    return Finding(name, "pass", share, NOISY, evidence)
+
+
+@check("logit-jumps", level="basic", needs=["standing"])
+def logit_jumps(subject: Subject) -> Finding:
+    """Tell how often logits jump a hair's breadth beside the stored image."""
+    name = "logit-jumps"
+    x, _ = asked(subject)
+    seed = seed_for(subject, name)
+    beside = random_start(x, HAIR, "linf", generator(seed, x.device))
+    at = logits(subject, x, seed)
+    if bool((apart(at, logits(subject, x, seed)) > SAME).any()):
+        evidence = "under one seed the defense answers twice differently: jumps are noise"
+        return Finding(name, "undecided", torch.nan, JUMPING, evidence)
+    far = apart(at, logits(subject, beside, seed))
+    share = float((far > JUMP).double().mean())
+    evidence = (
+        f"noise of {HAIR:g} changes the logits of {share:.0%} of {len(x)} images by more than"
+        f" {JUMP:.0%} of their length (median {float(far.median()):.2g}); trusted up to"
+        f" {JUMPING:.0%}"
+    )
+    if share > JUMPING:
+        return Finding(name, "alarm", share, JUMPING, evidence, "holds only at the stored images")
+    return Finding(name, "pass", share, JUMPING, evidence)
+
+
+@check("train-test-overlap", level="basic")
+def train_test_overlap(subject: Subject) -> Finding:
+    """Tell how many test images are among the training images, up to a grey level."""
+    name, known = "train-test-overlap", subject.train_x
+    if len(known) == 0:
+        return Finding(name, "undecided", torch.nan, OVERLAP, "there are no training images to see")
+    x = subject.x
+    # Means of blocks cannot differ by more than pixels do: they rule nearly all pairs out.
+    coarse = torch.cdist(_blocks(x), _blocks(known), p=torch.inf)
+    seen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for i, j in (coarse < ALIKE).nonzero().tolist():
+        seen[i] |= (x[i] - known[j]).abs().amax() < ALIKE
+    share = float(seen.double().mean())
+    evidence = (
+        f"{share:.0%} of {len(x)} test images are among {len(known)} training images, up to one"
+        f" grey level; trusted up to {OVERLAP:.0%}"
+    )
+    if share > OVERLAP:
+        return Finding(name, "alarm", share, OVERLAP, evidence, "tested on training images")
+    return Finding(name, "pass", share, OVERLAP, evidence)
+
+
+def _blocks(x: Tensor) -> Tensor:
+    return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)

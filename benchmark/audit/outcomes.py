@@ -1,0 +1,312 @@
+"""Checks of what attacks achieve: an attack that worked leaves marks that a failed one does not.
+
+Carlini et al. 2019 (https://arxiv.org/abs/1902.06705, section 4) list the sanity checks, Pintor et
+al. 2022 (https://arxiv.org/abs/2106.09947) measure some of them along an attack's path. The checks
+look at the run's own sweeps, and attack again where those cannot tell.
+
+Where each threshold comes from, and what honest models show, is on the check's page under
+docs/checks.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks.pgd import PGD
+from benchmark.audit.probes import (
+    Budget,
+    asked,
+    budget,
+    climb,
+    gradients,
+    most_of,
+    seed_for,
+    unanswerable,
+    view_of,
+    worst_case,
+)
+from benchmark.audit.registration import check
+from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.norms import project, steepest_ascent, unit_ball
+from benchmark.seeding import generator, seeded
+
+INHOUSE = "inhouse"
+"""The library whose attacks return the best iterate; docs/attack-libraries.md has the others."""
+
+RISING = 0.9
+LOST = 0.1
+REACHED = 0.1
+LONGER_GAIN = 0.1
+BLACK_BOX_GAIN = 0.1
+RANDOM_GAIN = 0.05
+FLAT = 0.9
+
+BROAD = {("linf", 1): 0.4, ("linf", 3): 8 / 255, ("l2", 1): 5.0, ("l2", 3): 1.0}
+"""Budgets that no model is known to bear without losing a tenth of its accuracy, by norm and
+channels: those of l2 for 28 x 28 and 32 x 32 pixels, growing with the root of the number."""
+
+DECIDED = 3
+"""So many answers of a stochastic defense must all be wrong for an image to have fallen."""
+
+
+def _fell(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images (N,) bool the defense gets wrong, and not by one lucky draw."""
+    fell = subject.defense.predict(x) != y
+    for _ in range(DECIDED - 1 if subject.defense.stochastic else 0):
+        rows = fell.nonzero().flatten()
+        if len(rows):
+            fell[rows] = subject.defense.predict(x[rows]) != y[rows]
+    return fell
+
+
+# --- along an attack -----------------------------------------------------------------------------
+
+
+@check("rising-loss", level="basic", needs=["standing"])
+def rising_loss(subject: Subject) -> Finding:
+    """Tell how often the loss ends higher than it began along a short attack."""
+    name = "rising-loss"
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    found = subject.once(climb)
+    rises = (found.loss[-1] > found.loss[0]) | found.fooled[0]
+    share, n = float(rises.double().mean()), len(rises)
+    gained = float((found.loss[-1] - found.loss[0]).median())
+    evidence = (
+        f"over {len(found.loss) - 1} steps at eps {found.budget.eps:g} ({found.budget.norm}) the"
+        f" margin loss of {share:.0%} of {n} images rises (median by {gained:.3g}); trusted from"
+        f" {RISING:.0%}"
+    )
+    if share < RISING:
+        return Finding(name, "alarm", share, RISING, evidence, "loss does not rise")
+    return Finding(name, "pass", share, RISING, evidence)
+
+
+@check("lost-on-the-way", level="basic", needs=["standing"])
+def lost_on_the_way(subject: Subject) -> Finding:
+    """Tell how often an attack fools the model on its way and not at its end."""
+    name = "lost-on-the-way"
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    found = subject.once(climb)
+    _, y = asked(subject)
+    ever = found.fooled.any(0)
+    lost = float((ever & ~found.fooled[-1]).double().mean())
+    # The harness scores what the attack returns: the best iterate must hold there, too.
+    unconfirmed = float((ever & (subject.defense.predict(found.best) == y)).double().mean())
+    last_only = [curve.attack for curve in subject.curves if curve.library != INHOUSE]
+    n = len(y)
+    evidence = (
+        f"of {n} images at eps {found.budget.eps:g} {lost:.0%} fool the model at some step and not"
+        f" at the last, and {unconfirmed:.0%} do so for the attack and not for predict; trusted up"
+        f" to {LOST:.0%}"
+    )
+    details = {"last_iterate": lost, "unconfirmed": unconfirmed}
+    if subject.defense.stochastic:
+        evidence += (
+            "; of a stochastic defense one draw is no success, and the attack takes the last"
+        )
+        return Finding(name, "pass", lost, LOST, evidence, details=details)
+    worst = max(lost, unconfirmed)
+    reason = "success lost on the way"
+    if unconfirmed > LOST:
+        return Finding(name, "alarm", worst, LOST, evidence, reason, details=details)
+    if lost > LOST and (last_only or not subject.curves):
+        attack = last_only[0] if last_only else ""
+        return Finding(name, "alarm", worst, LOST, evidence, reason, attack, details)
+    if lost > LOST:
+        evidence += "; the run's attacks return the best iterate"
+        return Finding(name, "note", worst, LOST, evidence, reason, details=details)
+    return Finding(name, "pass", worst, LOST, evidence, details=details)
+
+
+# --- other budgets -------------------------------------------------------------------------------
+
+UNBOUNDED_STEPS = 20
+UNBOUNDED_ASKED = 16
+
+
+@check("unbounded-attack", level="basic", needs=["standing"])
+def unbounded_attack(subject: Subject) -> Finding:
+    """Tell how many images stand in a ball that holds every image."""
+    name = "unbounded-attack"
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    x, y = asked(subject, UNBOUNDED_ASKED)
+    seed = seed_for(subject, name)
+    attack = PGD(steps=UNBOUNDED_STEPS)
+    with view_of(subject, len(x)) as view, seeded(seed, x.device):
+        x_adv = attack.run(view, x, y, eps=1.0, generator=generator(seed, x.device))
+    stands = float((~_fell(subject, x_adv, y)).double().mean())
+    evidence = (
+        f"at eps 1 (linf), which holds every image, {stands:.0%} of {len(x)} images stand after"
+        f" {UNBOUNDED_STEPS} steps of PGD; trusted up to {REACHED:.0%}"
+    )
+    if stands > REACHED:
+        return Finding(name, "alarm", stands, REACHED, evidence, "unbounded attack fails")
+    return Finding(name, "pass", stands, REACHED, evidence)
+
+
+@check("flat-in-eps", level="basic", needs=["curves"])
+def flat_in_eps(subject: Subject) -> Sequence[Finding]:
+    """Tell whether the accuracy hardly falls with eps, for each attack and for all together."""
+    together = worst_case(subject)
+    others = [curve for curve in subject.curves if _kept(subject, curve) is not None]
+    falls = any((_kept(subject, curve) or 0.0) < FLAT for curve in others)
+    found = [_flatness(subject, curve, alone=falls) for curve in others]
+    if together is None or not found:
+        evidence = "no sweep has a budget above 0 and an image that stands without attack"
+        return [Finding("flat-in-eps", "undecided", torch.nan, FLAT, evidence)]
+    return found
+
+
+def _kept(subject: Subject, curve: Curve) -> float | None:
+    """Return the share of the clean accuracy that is left at the largest eps."""
+    accuracy = curve.robust_accuracy
+    clean = float(subject.correct[: curve.success.shape[1]].double().mean())
+    clean = accuracy[0] if curve.eps[0] == 0 else clean
+    return accuracy[-1] / clean if clean and curve.eps[-1] > 0 else None
+
+
+def _flatness(subject: Subject, curve: Curve, *, alone: bool) -> Finding:
+    kept = _kept(subject, curve)
+    assert kept is not None
+    eps, n = curve.eps[-1], curve.success.shape[1]
+    broad = _broad(subject, curve.norm)
+    what = f"{curve.attack} ({curve.library})"
+    evidence = (
+        f"{what} leaves {kept:.0%} of the clean accuracy at its largest eps, {eps:g} ({curve.norm},"
+        f" n={n}); trusted below {FLAT:.0%}"
+    )
+
+    def answer(kind: str, reason: str = "") -> Finding:
+        return Finding("flat-in-eps", kind, kept, FLAT, evidence, reason, curve.attack)  # type: ignore[arg-type]
+
+    if kept < FLAT:
+        return answer("pass")
+    if alone:
+        evidence += "; another attack of the run makes it fall"
+        return answer("note", "flat in eps under this attack")
+    if eps < broad * (1 - 1e-6):
+        evidence += f"; an honest model may keep as much up to {broad:g}"
+        return answer("undecided")
+    return answer("alarm", "flat in eps")
+
+
+def _broad(subject: Subject, norm: str) -> float:
+    channels, height, width = subject.x.shape[1:]
+    grey = 1 if channels == 1 else 3
+    side = 28 if grey == 1 else 32
+    scale = (height * width) ** 0.5 / side if norm == "l2" else 1.0
+    return BROAD[norm, grey] * scale
+
+
+# --- other attacks at the same budget ------------------------------------------------------------
+
+DRAWS = 10
+
+
+def _stood(subject: Subject, at: Budget) -> tuple[Tensor, Tensor, float]:
+    """Return images that stood at a budget, their labels, and their share of those asked.
+
+    Where the run says nothing of it, those that stand after the short attack.
+    """
+    most = most_of(subject)
+    if at.attack:
+        rows = at.standing.nonzero().flatten()
+        share = len(rows) / max(1, int(subject.correct.sum()))
+        return subject.x[rows[:most]], subject.y[rows[:most]], share
+    x, y = asked(subject)
+    if subject.once(gradients).error:
+        return x, y, 1.0
+    stands = ~_fell(subject, subject.once(climb).best, y)
+    return x[stands], y[stands], float(stands.double().mean())
+
+
+def _nothing(name: str, at: Budget) -> Finding:
+    evidence = f"no image stands at eps {at.eps:g} ({at.norm}): there is nothing left to gain"
+    return Finding(name, "pass", 0.0, torch.nan, evidence)
+
+
+def _gain(
+    name: str,
+    at: Budget,
+    fell: Tensor,
+    share: float,
+    threshold: float,
+    how: str,
+    reason: str,
+    attack: str = "",
+) -> Finding:
+    """Return what another attack gained on images that stood, in shares of all images asked."""
+    gain = float(fell.double().mean()) * share
+    evidence = (
+        f"{how} turns {int(fell.sum())} of {len(fell)} images that stood at eps {at.eps:g}"
+        f" ({at.norm}): {gain:.0%} of all; trusted up to {threshold:.0%}"
+    )
+    if gain > threshold:
+        return Finding(name, "alarm", gain, threshold, evidence, reason, attack)
+    return Finding(name, "pass", gain, threshold, evidence, attack=attack)
+
+
+@check("random-noise", level="basic", needs=["standing"])
+def random_noise(subject: Subject) -> Finding:
+    """Tell how many images that withstood the attacks fall to random noise of the same size."""
+    name, at = "random-noise", subject.once(budget)
+    x, y, share = _stood(subject, at)
+    if not len(x):
+        return _nothing(name, at)
+    rng = generator(seed_for(subject, name), x.device)
+    fell = torch.zeros_like(y, dtype=torch.bool)
+    for _ in range(DRAWS):
+        corner = steepest_ascent(unit_ball(x, at.norm, rng), at.norm)
+        fell |= _fell(subject, project(x + at.eps * corner, x, at.eps, at.norm), y)
+    how = f"the best of {DRAWS} random perturbations"
+    return _gain(name, at, fell, share, RANDOM_GAIN, how, "random noise beats the attack")
+
+
+LONGER = 100
+RESTARTS = 3
+
+
+@check("longer-attack", level="full", needs=["standing"])
+def longer_attack(subject: Subject) -> Finding:
+    """Tell how many images that withstood the attacks fall to more steps and restarts."""
+    name, at = "longer-attack", subject.once(budget)
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    x, y, share = _stood(subject, at)
+    if not len(x):
+        return _nothing(name, at)
+    seed = seed_for(subject, name)
+    attack = PGD(steps=LONGER, restarts=RESTARTS, norm=at.norm)
+    with view_of(subject, len(x)) as view, seeded(seed, x.device):
+        x_adv = attack.run(view, x, y, eps=at.eps, generator=generator(seed, x.device))
+    how = f"PGD of {LONGER} steps with {RESTARTS} starts"
+    fell = _fell(subject, x_adv, y)
+    return _gain(name, at, fell, share, LONGER_GAIN, how, "attack not converged", at.attack)
+
+
+QUERIES = 500
+
+
+@check("black-box", level="full", needs=["standing"])
+def black_box(subject: Subject) -> Finding:
+    """Tell how many images that withstood the attacks fall to a search without gradients."""
+    from benchmark.attacks.torchattacks import named
+
+    name, at = "black-box", subject.once(budget)
+    x, y, share = _stood(subject, at)
+    if not len(x):
+        return _nothing(name, at)
+    seed = seed_for(subject, name)
+    square: Any = named("Square")  # made from torchattacks' class, with its parameters
+    attack = square(norm=at.norm, n_queries=QUERIES)
+    with view_of(subject, len(x)) as view, seeded(seed, x.device):
+        x_adv = attack.run(view, x, y, eps=at.eps, generator=generator(seed, x.device))
+    how = f"Square with {QUERIES} queries"
+    fell = _fell(subject, x_adv, y)
+    reason = "black box beats the attack"
+    return _gain(name, at, fell, share, BLACK_BOX_GAIN, how, reason, at.attack)

@@ -1,0 +1,302 @@
+"""What several checks look at, measured once: gradients, differences, a short attack.
+
+Everything is asked through the view that the run's attacks used (EOT, BPDA, inside the box), so
+that a check judges the gradient that was followed, not one that nobody followed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.losses import cross_entropy, margin
+from benchmark.norms import per_sample, project, random_start, steepest_ascent
+from benchmark.seeding import generator, seeded
+from benchmark.spec import derive_seed
+from benchmark.view import AttackView, attack_view
+
+ASKED = 32
+"""So many images are asked at most by the checks that need several passes."""
+
+ASKED_OF_COSTLY = 12
+"""So many where a pass is many: under EOT, or where the answer itself is searched for (a defense
+that is not differentiable as it stands)."""
+
+
+def most_of(subject: Subject) -> int:
+    """Return how many images of ``subject`` the checks ask at most."""
+    costly = subject.eot > 1 or subject.bpda or not subject.defense.differentiable
+    return ASKED_OF_COSTLY if costly else ASKED
+
+
+@contextmanager
+def view_of(subject: Subject, rows: int) -> Iterator[AttackView]:
+    """Open the view that the run's attacks had, for a batch of ``rows`` images."""
+    with attack_view(
+        subject.defense, rows, eot=subject.eot, bpda=subject.bpda, inside=subject.inside
+    ) as view:
+        yield view
+
+
+def asked(subject: Subject, most: int = ASKED) -> tuple[Tensor, Tensor]:
+    """Return the first images that the defense gets right, at most ``most``, and their labels."""
+    x, y = subject.standing
+    most = min(most, most_of(subject))
+    return x[:most], y[:most]
+
+
+def seed_for(subject: Subject, *parts: object) -> int:
+    """Return a seed of the audit of this subject, for the purpose that ``parts`` name."""
+    return derive_seed(subject.seed, subject.dataset, "audit", *parts)
+
+
+# --- plain answers ------------------------------------------------------------------------------
+
+SAME = 1e-3
+"""Logits that differ by less, relative to their length, are the same up to rounding. AutoAttack
+(https://arxiv.org/abs/2003.01690) takes 1e-4 for repeated forwards; kernels for other batch sizes
+and for graphs add in another order."""
+
+
+def images(subject: Subject, most: int = ASKED) -> Tensor:
+    """Return the first images, right or wrong."""
+    return subject.x[: min(most, most_of(subject))]
+
+
+@torch.no_grad()
+def logits(subject: Subject, x: Tensor, seed: int | None = None) -> Tensor:
+    """Return the defense's logits; under ``seed`` a stochastic defense draws the same noise."""
+    with nullcontext() if seed is None else seeded(seed, x.device):
+        answer: Tensor = subject.defense(x)
+    return answer
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """Return how far two batches of logits (N, K) lie apart, relative to the first's length (N,).
+
+    NaN and infinity count as one value: what is no number in both is the same.
+    """
+    one, other = one.double().nan_to_num(), other.double().nan_to_num()
+    length = torch.linalg.vector_norm(one, dim=1).clamp_min(1e-10)
+    far: Tensor = torch.linalg.vector_norm(one - other, dim=1) / length
+    return far
+
+
+# --- gradients at the images ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Loss gradients (N, C, H, W) at the first images that stand, or why there are none.
+
+    ``gap`` (N,) is the true logit minus the best other one.
+    """
+
+    cross_entropy: Tensor
+    margin: Tensor
+    gap: Tensor
+    error: str = ""
+
+
+def gradients(subject: Subject) -> Gradients:
+    """Take the gradients of the cross-entropy and the margin; 2 passes an image."""
+    x, y = asked(subject)
+    nothing = torch.full_like(x, torch.nan)
+    try:
+        with view_of(subject, len(x)) as view, seeded(seed_for(subject, "gradients"), x.device):
+            by_margin = view.gradient(x, y, margin)
+            by_entropy = view.gradient(x, y, cross_entropy)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # autograd's, where no graph leads back to the image
+        return Gradients(nothing, nothing, nothing[:, 0, 0, 0], str(error).partition("\n")[0])
+    return Gradients(by_entropy[2], by_margin[2], -by_margin[0])
+
+
+NO_GRADIENT = "no gradient reaches the image: there is nothing to follow"
+
+
+def unanswerable(name: str, subject: Subject) -> Finding | None:
+    """Return that the check ``name`` cannot tell, where no gradient is there or it is no number."""
+    found = subject.once(gradients)
+    if found.error:
+        return Finding(name, "undecided", torch.nan, torch.nan, NO_GRADIENT)
+    if found.margin.isfinite().all():
+        return None
+    evidence = "the gradient holds NaN or infinity: there is nothing to follow"
+    return Finding(name, "undecided", torch.nan, torch.nan, evidence)
+
+
+# --- gradients against differences ---------------------------------------------------------------
+
+SCALES = (1e-4, 1e-3, 1e-2)
+"""Steps per pixel. Small ones stay on one linear piece of a ReLU network; large ones stand above
+float32's rounding of the logits. A gradient need only agree at one of them."""
+
+DIRECTIONS = 4
+"""Random directions per image, each a sign per pixel."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Slopes of the margin loss as autograd has them and as central differences have them.
+
+    ``length`` (N,) is autograd's slope along the gradient's own sign, ``along`` (S, N) the
+    difference at each of the S scales. ``expected`` (N, K) are autograd's slopes in K random
+    directions and ``measured`` (S, N, K) the differences. ``still`` tells whether the same images
+    gave the same logits under the same seed: else the noise does not cancel.
+    """
+
+    length: Tensor
+    along: Tensor
+    expected: Tensor
+    measured: Tensor
+    still: bool
+
+
+def differences(subject: Subject) -> Differences:
+    """Compare slopes just inside the box; 2 S (K + 1) forwards and 1 pass an image.
+
+    Every query draws the same noise: seeded alike, a stochastic defense is a fixed function, and
+    needs no averaging.
+    """
+    x, y = asked(subject)
+    x = x.clamp(2 * SCALES[-1], 1 - 2 * SCALES[-1])
+    seed = seed_for(subject, "differences")
+    rng = generator(seed, x.device)
+    with attack_view(subject.defense, len(x), inside=subject.inside) as view:
+
+        def loss(at: Tensor) -> Tensor:
+            with seeded(seed, x.device):
+                return margin(view.logits(at), y)
+
+        with seeded(seed, x.device):
+            gradient = view.gradient(x, y, margin)[2]
+        still = torch.equal(loss(x), loss(x))
+        own = gradient.sign()
+        draws = torch.randint(0, 2, (DIRECTIONS, *x.shape), generator=rng, device=x.device)
+        signs = draws.to(x) * 2 - 1
+
+        def slope(direction: Tensor, scale: float) -> Tensor:
+            return (loss(x + scale * direction) - loss(x - scale * direction)) / (2 * scale)
+
+        along = torch.stack([slope(own, scale) for scale in SCALES])
+        measured = torch.stack(
+            [torch.stack([slope(sign, scale) for sign in signs], 1) for scale in SCALES]
+        )
+    expected = (gradient * signs).flatten(2).sum(2).T
+    return Differences(gradient.flatten(1).abs().sum(1), along, expected, measured, still)
+
+
+# --- the budget that the checks attack at --------------------------------------------------------
+
+FALLBACK = {1: 0.1, 3: 8 / 255}
+"""l-inf budgets by the number of channels, where the run has no sweep to choose from."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A norm, an eps, and which of the subject's images stood there in the run (N,) bool.
+
+    ``attack`` is the one of the run that left fewest standing, "" where there is none: then
+    ``standing`` are the images that stand without attack.
+    """
+
+    norm: str
+    eps: float
+    standing: Tensor
+    attack: str = ""
+
+
+def worst_case(subject: Subject) -> Curve | None:
+    """Return the curve of the best of the run's attacks per sample: l-inf if there is one, else l2.
+
+    Only over budgets that every attack of the norm saw, and over the subject's images; None if
+    there is no curve that saw any.
+    """
+    for norm in ("linf", "l2"):
+        curves = [curve for curve in subject.curves if curve.norm == norm]
+        shared = set.intersection(*(set(curve.eps) for curve in curves)) if curves else set()
+        if not shared:
+            continue
+        n = min(len(subject.y), *(curve.success.shape[1] for curve in curves))
+        grid = tuple(sorted(shared))
+        rows = [
+            torch.stack([curve.success[curve.eps.index(eps), :n] for curve in curves]).any(0)
+            for eps in grid
+        ]
+        success = torch.stack(rows)
+        return Curve("worst case", "", norm, grid, success, torch.full(success.shape, torch.nan))
+    return None
+
+
+def budget(subject: Subject) -> Budget:
+    """Choose the budget at which about half of the images that stood clean still stand.
+
+    There an attack can both succeed and fail. Where the run's attacks left more at every budget,
+    that is the largest one.
+    """
+    curve = worst_case(subject)
+    if curve is None or curve.eps[-1] == 0:
+        eps = FALLBACK.get(subject.x.shape[1], FALLBACK[3])
+        return Budget("linf", eps, subject.correct)
+    n = curve.success.shape[1]
+    clean = int(subject.correct[:n].sum())
+    left = [int((~row & subject.correct[:n].cpu()).sum()) for row in curve.success.cpu()]
+    places = [place for place, eps in enumerate(curve.eps) if eps > 0]
+    place = min(places, key=lambda place: (abs(left[place] - clean / 2), -place))
+    eps = curve.eps[place]
+    stood = torch.zeros_like(subject.correct)
+    stood[:n] = ~curve.success[place].to(stood.device) & subject.correct[:n]
+    best = max(
+        (other for other in subject.curves if other.norm == curve.norm),
+        key=lambda other: float(other.success[other.eps.index(eps)].double().mean()),
+    )
+    return Budget(curve.norm, eps, stood, best.attack)
+
+
+# --- a short attack, step by step ----------------------------------------------------------------
+
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The iterates' losses of a short PGD: ``loss`` (T + 1, N) the margin, ``fooled`` (T + 1, N).
+
+    ``x_adv`` (N, C, H, W) are the last iterates and ``best`` those that the attack would return.
+    """
+
+    loss: Tensor
+    fooled: Tensor
+    x_adv: Tensor
+    best: Tensor
+    budget: Budget
+
+
+def climb(subject: Subject) -> Climb:
+    """Ascend the cross-entropy as the run's PGD does; T passes and 1 forward an image."""
+    x, y = asked(subject)
+    at = subject.once(budget)
+    seed = seed_for(subject, "climb")
+    losses, fooled = [], []
+    with view_of(subject, len(x)) as view, seeded(seed, x.device):
+        x_adv = random_start(x, at.eps, at.norm, generator(seed, x.device))
+        best, found = x_adv, torch.zeros_like(y, dtype=torch.bool)
+        for step in range(STEPS + 1):
+            if step < STEPS:
+                _, logits, gradient = view.gradient(x_adv, y, cross_entropy)
+            else:
+                logits = view.logits(x_adv)
+            losses.append(margin(logits, y))
+            fooled.append(logits.argmax(1) != y)
+            best = torch.where(per_sample(fooled[-1].to(x), x) > 0, x_adv, best)
+            found |= fooled[-1]
+            if step < STEPS:
+                x_adv = x_adv + 2.5 * at.eps / STEPS * steepest_ascent(gradient, at.norm)
+                x_adv = project(x_adv, x, at.eps, at.norm)
+    best = torch.where(per_sample(found.to(x), x) > 0, best, x_adv)
+    return Climb(torch.stack(losses), torch.stack(fooled), x_adv, best, at)

@@ -1,0 +1,78 @@
+"""How a check is registered: a decorator that gives a function its name, level and needs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from benchmark.audit.subject import Finding, Level, Subject
+from benchmark.seeding import seeded
+from benchmark.spec import derive_seed
+
+Measure = Callable[[Subject], Finding | Sequence[Finding]]
+
+Need = Literal["standing", "curves"]
+"""What a check cannot do without: images that the defense gets right, or the run's sweeps."""
+
+LACKING: dict[Need, str] = {
+    "standing": "the defense gets none of the {n} images right: there is nothing to attack",
+    "curves": "the run holds no sweep of this defense",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question asked of every defense. ``measure`` answers it; its first line says what it is."""
+
+    name: str
+    level: Level
+    needs: tuple[Need, ...]
+    measure: Measure
+
+    @property
+    def summary(self) -> str:
+        """The first line of the check's docstring."""
+        return (self.measure.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def page(self) -> str:
+        """The check's page in the documentation, from the repository's root."""
+        return f"docs/checks/{self.name}.md"
+
+    def run(self, subject: Subject) -> tuple[Finding, ...]:
+        """Return the answers, one or several, with the global random state as it was before.
+
+        What a check needs and does not have makes it undecided, and so does anything it raises
+        but an interruption: a defense that fails under a question has not answered it.
+        """
+        have = {"standing": bool(subject.correct.any()), "curves": bool(subject.curves)}
+        for need in self.needs:
+            if not have[need]:
+                return (self.undecided(LACKING[need].format(n=len(subject.y))),)
+        seed = derive_seed(subject.seed, subject.dataset, "audit", self.name)
+        try:
+            with seeded(seed, subject.device):
+                found = self.measure(subject)
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0]
+            return (self.undecided(f"the check failed: {type(error).__name__}: {first}"),)
+        return (found,) if isinstance(found, Finding) else tuple(found)
+
+    def undecided(self, evidence: str) -> Finding:
+        """Return that the check could not tell, and why."""
+        return Finding(self.name, "undecided", torch.nan, torch.nan, evidence)
+
+
+REGISTERED: dict[str, Check] = {}
+"""Every check by its name, in the order of registration."""
+
+
+def check(name: str, *, level: Level, needs: Sequence[Need] = ()) -> Callable[[Measure], Measure]:
+    """Register a function as the check ``name``; its page is docs/checks/<name>.md."""
+
+    def register(measure: Measure) -> Measure:
+        REGISTERED[name] = Check(name, level, tuple(needs), measure)
+        return measure
+
+    return register

@@ -1,0 +1,194 @@
+"""Transfer: images made against one defense, scored on another.
+
+A defense that hides its gradient from an attack does not hide from images that were made elsewhere,
+and another model of the same data points the same way (Papernot et al. 2016,
+https://arxiv.org/abs/1605.07277). Where they beat the attack on the defense itself, that attack
+failed (Athalye et al. 2018, https://arxiv.org/abs/1802.00420). The harness trains all defenses of a
+run on the same images, so the whole matrix costs one attack per source and eps, and forwards.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks.pgd import PGD
+from benchmark.audit.subject import Curve
+from benchmark.batches import Batches
+from benchmark.datasets import ImageDataset
+from benchmark.defense import Defense
+from benchmark.judge import admit, inside_for, slack
+from benchmark.norms import distance
+from benchmark.plan import plan
+from benchmark.progress import Progress
+from benchmark.seeding import generator, seeded
+from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.sweep import BATCH_SIZE, predict
+from benchmark.view import attack_view
+
+LIBRARY = "transfer"
+"""What stands in place of a library for transferred images."""
+
+STEPS = 10
+"""Steps of the attack on a source. Measured on MNIST (80 images, undefended to E-CLA, eps 0.3): 10
+steps of the margin leave 12 % standing, 40 leave 11 %, of the cross-entropy 11 %, 10 with momentum
+14 %; 40 that end as soon as the source is fooled leave 75 %.
+"""
+
+UNDEFENDED = "undefended"
+"""The defense that is asked first, and trained as a substitute where a run has only one."""
+
+
+@dataclass(frozen=True)
+class Party:
+    """A trained defense under its name, and how it is differentiated: as the run's attacks do."""
+
+    name: str
+    defense: Defense
+    eot: int = 1
+    bpda: bool = False
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What images made against ``source`` do to ``target``.
+
+    ``curve`` is over the crafted eps, its attack named ``from SOURCE``; ``pred_adv`` (len(eps), n)
+    int64 are the target's answers, ``pred_clean`` (n,) those without an attack, which stand for a
+    clean error; on the CPU. ``seconds`` are those of scoring alone.
+    """
+
+    source: str
+    target: str
+    curve: Curve
+    pred_clean: Tensor
+    pred_adv: Tensor
+    seconds: float
+
+
+def transfers(
+    sources: Sequence[Party],
+    targets: Sequence[Party],
+    data: ImageDataset,
+    threat: ThreatModel,
+    *,
+    seed_at: Callable[[str, float], int],
+    progress: Progress,
+    steps: int = STEPS,
+) -> Iterator[Transfer]:
+    """Attack every source at every eps of ``threat`` and score its images on every target.
+
+    Yields a source's row of the matrix when it is done, target by target; a source that is a target
+    as well is scored on itself. ``seed_at`` maps a source's name and an eps to a seed. One batch of
+    images is held at a time, for all targets. Defenses must be in evaluation mode and on the
+    data's device. Whatever a source raises passes through, before any of its row is yielded.
+    """
+    clean = {party.name: _clean(party, data, seed_at) for party in targets}
+    with progress.task("transferring", len(sources) * len(threat.eps) * len(data)) as advance:
+        for source in sources:
+            row = {party.name: _Row.empty(party, threat, clean[party.name]) for party in targets}
+            for level, eps in enumerate(threat.eps):
+                with seeded(seed_at(source.name, eps), data.device):
+                    rng = generator(seed_at(source.name, eps), data.device)
+                    for rows in _crafted(source, data, threat.norm, eps, rng, steps):
+                        for party in targets:
+                            row[party.name].score(level, *rows)
+                        advance(len(rows[0]), f"from {source.name}, eps {eps:g}")
+            for party in targets:
+                yield row[party.name].transfer(source.name, threat, data)
+
+
+def curves_for(target: str, matrix: Sequence[Transfer]) -> list[Curve]:
+    """Return what all other defenses' images do to ``target``."""
+    return [t.curve for t in matrix if t.target == target and t.source != target]
+
+
+def substitute_for(spec: RunSpec) -> DefenseSpec | None:
+    """Return the defense to train as a source where ``spec`` has only one; None if it has more.
+
+    The undefended model, as the run's preset trains it on the run's dataset. A run of the
+    undefended model alone needs none: its own gradient is what a substitute would stand in for.
+    """
+    if len(spec.defenses) > 1 or spec.defenses[0].type == UNDEFENDED:
+        return None
+    alone = plan(
+        dataset=spec.dataset, preset=spec.preset, device=spec.device, defenses=(UNDEFENDED,)
+    )
+    return alone.defenses[0]
+
+
+def undefended_first(names: Sequence[str]) -> list[str]:
+    """Return the sources in the order in which they are asked."""
+    return sorted(names, key=lambda name: name != UNDEFENDED)
+
+
+def _crafted(
+    source: Party,
+    data: ImageDataset,
+    norm: str,
+    eps: float,
+    rng: torch.Generator,
+    steps: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield rows (int64), clean images and images made against ``source``, batch by batch."""
+    # Every step is taken and the last image kept: one that has just crossed the source's boundary
+    # rarely crosses another's.
+    attack = PGD(norm=norm, steps=steps, loss="margin", early_stop=False, return_last=True)
+    spec = AttackSpec("transfer", ThreatModel(norm, (eps,)), len(data), "pgd")
+    inside = inside_for(source.defense, spec, data)
+    batches = Batches(BATCH_SIZE)
+
+    def craft(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = data.x(rows), data.labels[rows]
+        view_of = attack_view(
+            source.defense, len(x), eot=source.eot, bpda=source.bpda, inside=inside
+        )
+        with view_of as view:
+            x_adv, _ = admit(attack.run(view, x, y, eps=eps, generator=rng), x, eps, norm)
+        return rows, x, x_adv
+
+    for part in torch.split(torch.arange(len(data), device=data.device), BATCH_SIZE):
+        yield from batches.each(part, craft, rng=rng)
+
+
+def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int]) -> Tensor:
+    with seeded(seed_at(party.name, 0.0), data.device):
+        return predict(party.defense, data)
+
+
+@dataclass
+class _Row:
+    """One target's scores of one source's images, filled batch by batch; on the CPU."""
+
+    party: Party
+    norm: str
+    clean: Tensor
+    pred: Tensor
+    distance: Tensor
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, party: Party, threat: ThreatModel, clean: Tensor) -> "_Row":
+        shape = (len(threat.eps), len(clean))
+        return cls(
+            party, threat.norm, clean, clean.expand(shape).clone(), torch.zeros(shape).double()
+        )
+
+    def score(self, level: int, rows: Tensor, x: Tensor, x_adv: Tensor) -> None:
+        start = time.perf_counter()
+        at = rows.cpu()
+        self.pred[level, at] = self.party.defense.predict(x_adv).cpu()
+        self.distance[level, at] = distance(x_adv, x, self.norm).cpu()
+        self.seconds += time.perf_counter() - start
+
+    def transfer(self, source: str, threat: ThreatModel, data: ImageDataset) -> Transfer:
+        labels = data.labels.cpu()
+        wrong = self.clean != labels
+        reach = torch.tensor([eps + slack(eps) for eps in threat.eps], dtype=torch.float64)
+        success = wrong | ((self.pred != labels) & (self.distance <= reach[:, None]))
+        far = torch.where(wrong, 0.0, self.distance)
+        curve = Curve(f"from {source}", LIBRARY, threat.norm, threat.eps, success, far)
+        pred = torch.where(wrong, self.clean, self.pred)
+        return Transfer(source, self.party.name, curve, self.clean, pred, self.seconds)

@@ -1,0 +1,447 @@
+"""The planted set: one trained model behind many ways to hide its gradient.
+
+Every masking answers as the bare model does, or nearly, so that what an attack takes from the bare
+model a sound audit takes from the masking too; ``reasons`` are the checks of which at least one
+must raise its voice. ``Planted.memory`` alone is no masking of gradients: it knows the test images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.audit.subject import Subject
+from benchmark.datasets import DIGITS, DatasetInfo, ImageDataset
+from benchmark.defense import Defense
+from benchmark.judge import inside_for
+from benchmark.seeding import generator, seeded
+from benchmark.spec import AttackSpec, ThreatModel
+
+LEVELS = 15
+
+
+class Bare(Defense):
+    """A small CNN without any defense; ``activation`` stands behind each convolution."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__(info)
+        c, h, _ = info.shape
+        side = ((h + 1) // 2 + 1) // 2
+        self.network = nn.Sequential(
+            nn.Conv2d(c, 12, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(12, 24, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(24 * side * side, info.n_classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x * 2 - 1)
+
+
+def train_bare(data: ImageDataset, *, seed: int, epochs: int = 6) -> Bare:
+    """Train on ``data`` in a second or two."""
+    with seeded(seed):
+        model = Bare(data.info)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    rng = generator(seed)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(data), generator=rng).split(50):
+            loss = F.cross_entropy(model(data.x(rows)), data.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the planted set is tried on: a model, another of the same data, and images."""
+
+    bare: Bare
+    other: Bare
+    train: ImageDataset
+    test: ImageDataset
+
+
+def doubled(data: ImageDataset) -> ImageDataset:
+    """Return the images at twice the size, so that a shift by a pixel is a small one."""
+    c, h, w = data.info.shape
+    info = replace(data.info, shape=(c, 2 * h, 2 * w))
+    x = F.interpolate(data.x(), scale_factor=2, mode="bilinear")
+    images = (x * 255).round().to(torch.uint8)
+    ids, n = data.sample_ids, data.n_available
+    return ImageDataset.from_tensors(
+        info, images, data.labels, ids, source=data.source, n_available=n
+    )
+
+
+def make_bench(n_test: int) -> Bench:
+    """Train the bare model and another one on digits of 16 x 16 pixels, which need no files."""
+    train = doubled(DIGITS.load("train", n=600))
+    test = doubled(DIGITS.load("test", n=n_test))
+    return Bench(train_bare(train, seed=0), train_bare(train, seed=1), train, test)
+
+
+def subject_of(defense: Defense, bench: Bench, **options) -> Subject:
+    """The audit's view of a planted defense."""
+    x, y = bench.test.x(), bench.test.labels
+    spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(x))
+    try:
+        inside = inside_for(defense, spec, bench.test)
+    except RuntimeError:  # no gradient at all
+        inside = 0.0
+    with seeded(0):
+        correct = defense.predict(x) == y
+    train_x = bench.train.x(slice(len(x)))
+    return Subject(
+        defense, bench.test.info.name, 0, x, y, correct, train_x, inside=inside, **options
+    )
+
+
+# --- around the bare model -----------------------------------------------------------------------
+
+
+class Around(Defense):
+    """A defense around the bare model: ``before`` changes the image, ``after`` the logits."""
+
+    def __init__(self, bare: Defense) -> None:
+        super().__init__(bare.info)
+        self.bare = bare
+        self.eval()
+
+    def before(self, x: Tensor) -> Tensor:
+        return x
+
+    def after(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.bare(self.before(x)))
+
+
+class ScaledLogits(Around):
+    """The cross-entropy is 0 in float32, and so is its gradient."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return logits * 1000
+
+
+class Probabilities(Around):
+    """Sharp probabilities, which are 0 and 1 in float32."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return (logits * 30).softmax(1)
+
+
+class OneHot(Around):
+    """The label alone."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return F.one_hot(logits.argmax(1), logits.shape[1]).float()
+
+
+class RoundedLogits(Around):
+    """Logits rounded to whole numbers: steps without a slope."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return (logits * 2).round() / 2
+
+
+class BitDepth(Around):
+    """Grey levels rounded to four bits: a gradient of zero."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return (x * LEVELS).round() / LEVELS
+
+
+class BlockCompression(Around):
+    """Rounded coefficients of a cosine transform in blocks of four, as JPEG rounds them."""
+
+    def before(self, x: Tensor) -> Tensor:
+        n = torch.arange(4.0)
+        basis = torch.cos(torch.pi * (n + 0.5) * n[:, None] / 4) * (0.5**0.5)
+        basis[0] *= 0.5**0.5
+        blocks = x.unfold(2, 4, 4).unfold(3, 4, 4)
+        rounded = ((basis @ blocks @ basis.T) * 8).round() / 8
+        back = basis.T @ rounded @ basis
+        return back.permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
+
+
+class Thermometer(Around):
+    """Each pixel as the share of thresholds that it exceeds: no gradient."""
+
+    def before(self, x: Tensor) -> Tensor:
+        thresholds = (torch.arange(LEVELS) + 0.5) / LEVELS
+        return (x[..., None] > thresholds).float().mean(-1)
+
+
+class Detached(Around):
+    """The image is cut off."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+class NoGrad(Around):
+    """The whole model runs without a graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class Clamped(Around):
+    """No gradient where a pixel is 0 or 1, as most of MNIST's are."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+
+class Jitter(Around):
+    """Noise that the defense does not declare."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return x + 0.25 * torch.randn(x.shape)
+
+
+class RandomShift(Around):
+    """A random crop of the padded image, undeclared."""
+
+    def before(self, x: Tensor) -> Tensor:
+        i, j = torch.randint(0, 3, (2,)).tolist()
+        padded = F.pad(x, (1, 1, 1, 1))
+        return padded[:, :, i : i + x.shape[2], j : j + x.shape[3]]
+
+
+class RoundedNoise(Around):
+    """Undeclared noise, rounded to grey levels."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return ((x + 0.1 * torch.randn(x.shape)) * LEVELS).round() / LEVELS
+
+
+class Misled(torch.autograd.Function):
+    """The identity with another gradient."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return ctx.change(slope), None
+
+
+class WrongSign(Around):
+    """The gradient points the other way."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return Misled.apply(x, torch.neg)
+
+
+class Vanishing(Around):
+    """A gradient so small that float32 drops much of it."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return Misled.apply(x, lambda slope: slope * 1e-30 * 1e-14)
+
+
+class Exploding(Around):
+    """A gradient that leaves float32's range where it is large."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return Misled.apply(x, lambda slope: slope * 1e38 * 1e3)
+
+
+class NoiseGradient(Around):
+    """A gradient of noise."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return Misled.apply(x, lambda slope: torch.randn(slope.shape) * slope.abs().mean())
+
+
+class NotANumber(Around):
+    """A root at zero behind the logits: 0 times infinity."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return logits + (logits * 0).sqrt()
+
+
+class BatchStatistics(Around):
+    """Images centred by their own batch's mean, as batch norm in training mode does."""
+
+    def before(self, x: Tensor) -> Tensor:
+        return x - 0.5 * (x.mean(0) - x.mean())
+
+
+class Drifting(Around):
+    """A counter that every question moves, and the image with it."""
+
+    def __init__(self, bare: Defense) -> None:
+        super().__init__(bare)
+        self.register_buffer("asked", torch.zeros((), dtype=torch.int64))
+
+    def before(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
+        return x.roll(moves[(int(self.asked) - 1) % len(moves)], dims=(2, 3))
+
+
+class Purified(Around):
+    """Some steps of descent on the model's own entropy come before its answer."""
+
+    def before(self, x: Tensor) -> Tensor:
+        u = x.detach().clone()
+        with torch.enable_grad():
+            for _ in range(3):
+                u.requires_grad_()
+                p = self.bare(u).softmax(1)
+                (slope,) = torch.autograd.grad(-(p * p.clamp_min(1e-30).log()).sum(), u)
+                u = (u - 0.01 * slope.sign()).clamp(0, 1).detach()
+        return u
+
+
+class Watchful(Around):
+    """Other logits when it is differentiated: those of the image's negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.bare(x.flip(2))
+        return self.bare(x)
+
+
+class TwoFaced(Around):
+    """Forward is another model than the one that decides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bare(x.flip(2))
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        return self.bare(x).argmax(1)
+
+
+class Stairs(nn.Module):
+    """Steps in place of a slope."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.relu() * 3).round() / 3
+
+
+class WinnersTakeAll(nn.Module):
+    """The largest quarter of all activations; the others are 0 (Xiao et al. 2019,
+    https://arxiv.org/abs/1905.10510)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        least = flat.topk(flat.shape[1] // 4, dim=1).values[:, -1:]
+        return (flat * (flat >= least)).relu().view_as(x)
+
+
+class Activated(Around):
+    """The bare model's layers with another activation between them."""
+
+    def __init__(self, bare: Bare, activation: nn.Module) -> None:
+        super().__init__(bare)
+        swapped = [activation if isinstance(m, nn.ReLU) else m for m in bare.network]
+        self.network = nn.Sequential(*swapped)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x * 2 - 1)
+
+
+class Sealed(Around):
+    """One function without modules, with steps inside: nothing to take apart."""
+
+    def __init__(self, bare: Bare) -> None:
+        super().__init__(bare)
+        parts = [bare.network[i] for i in (0, 2, 5)]
+        self.weights = nn.ParameterList([part.weight for part in parts])
+        self.biases = nn.ParameterList([part.bias for part in parts])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x * 2 - 1
+        for weight, bias in list(zip(self.weights, self.biases, strict=True))[:2]:
+            h = (F.conv2d(h, weight, bias, stride=2, padding=2).relu() * 3).round() / 3
+        return F.linear(h.flatten(1), self.weights[2], self.biases[2])
+
+
+class Memory(Around):
+    """The stored label within 0.45 of a stored test image, the bare model's elsewhere."""
+
+    def __init__(self, bare: Defense, test: ImageDataset) -> None:
+        super().__init__(bare)
+        self.register_buffer("stored", test.x().flatten(1))
+        self.register_buffer("labels", test.labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        far = torch.stack([(self.stored - u).abs().amax(1) for u in x.flatten(1)])
+        near, which = far.min(1)
+        known = F.one_hot(self.labels[which], logits.shape[1]) * 10.0
+        return torch.where((near < 0.45)[:, None], known, logits)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A masking: how it is built and the checks of which one must find it.
+
+    ``breakable`` from the budget ``eps`` on, with the small effort of a test.
+    """
+
+    name: str
+    build: Callable[[Bench], Defense]
+    reasons: tuple[str, ...]
+    breakable: bool = True
+    eps: float = 0.0
+
+
+def _around(cls: type[Around], *reasons: str) -> Planted:
+    return Planted(cls.__name__, lambda bench: cls(bench.bare), reasons)
+
+
+PLANTED: tuple[Planted, ...] = (
+    _around(ScaledLogits, "saturated-loss"),
+    _around(Probabilities, "probability-outputs"),
+    _around(OneHot, "probability-outputs", "missing-gradient"),
+    _around(RoundedLogits, "quantised-outputs", "zero-gradient"),
+    _around(BitDepth, "zero-gradient"),
+    _around(BlockCompression, "zero-gradient"),
+    _around(Thermometer, "missing-gradient"),
+    _around(Detached, "missing-gradient"),
+    _around(NoGrad, "missing-gradient"),
+    _around(Clamped, "edge-gradient"),
+    _around(Jitter, "randomness"),
+    _around(RandomShift, "randomness"),
+    _around(RoundedNoise, "randomness", "zero-gradient"),
+    _around(WrongSign, "gradient-sign"),
+    _around(Vanishing, "gradient-size", "zero-gradient"),
+    _around(Exploding, "nan-gradient", "gradient-size"),
+    _around(NoiseGradient, "gradient-directions", "gradient-sign"),
+    _around(NotANumber, "nan-gradient"),
+    _around(BatchStatistics, "batch-dependence"),
+    _around(Drifting, "state-changes"),
+    _around(Purified, "inference-search", "missing-gradient"),
+    _around(Watchful, "gradient-mode"),
+    _around(TwoFaced, "two-answers"),
+    Planted("Stairs", lambda b: Activated(b.bare, Stairs()), ("zero-gradient",)),
+    # Answers only: a thousand queries, not a hundred, would do at 0.1.
+    Planted("Sealed", lambda b: Sealed(b.bare), ("zero-gradient",), eps=0.2),
+    Planted(
+        "WinnersTakeAll",
+        lambda b: Activated(b.bare, WinnersTakeAll()),
+        ("gradient-directions", "gradient-steps", "logit-jumps"),
+    ),
+    Planted(
+        "Memory",
+        lambda b: Memory(b.bare, b.test),
+        ("zero-gradient", "shifted-images", "noisy-images", "logit-jumps"),
+        breakable=False,
+    ),
+)

@@ -1,0 +1,313 @@
+"""The audit inside a run and after it: its tables, what is done again and what is not."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from fake_audit import audit_sample, finding, put_audit, transfer, verdict
+from fake_runs import fake_run, fake_spec
+from toys import Linear
+
+from benchmark import cli
+from benchmark.audit import auditing, tables
+from benchmark.audit.auditing import Target, curves_of, unaudited
+from benchmark.audit.command import audit_line, audit_run, print_verdicts
+from benchmark.audit.models import OtherModelError, recall
+from benchmark.audit.registration import Check
+from benchmark.audit.subject import Finding
+from benchmark.audit.tables import read_audit
+from benchmark.checks import checks_of
+from benchmark.errors import UsageError
+from benchmark.loading import load_images
+from benchmark.mending import contents
+from benchmark.plan import plan
+from benchmark.progress import Progress
+from benchmark.results import ResultsError, read_models, read_run, read_spec, write_model
+from benchmark.run_folder import RunFolder
+from benchmark.runner import run
+
+# --- tables
+
+
+def test_what_is_written_is_read(tmp_path):
+    put_audit(
+        tmp_path,
+        findings=[finding("a"), finding("a", "other", attack="pgd"), finding("b")],
+        verdicts=[verdict("a", "masked"), verdict("b")],
+        pairs=transfer(("a", "b")),
+        samples=[audit_sample("a", 0, falls=True)],
+    )
+    found = read_audit(tmp_path)
+    assert (len(found.findings), len(found.verdicts), len(found.transfer)) == (3, 2, 4)
+    assert found.seconds == 3 * 0.5 + 2 * 1.0
+    assert len(found.samples) == 1
+
+
+def test_what_comes_anew_takes_the_place_of_the_old(tmp_path):
+    put_audit(tmp_path, findings=[finding("a", attack="pgd"), finding("b")])
+    put_audit(tmp_path, findings=[finding("a", answer="alarm", attack="cw")])
+    own = read_audit(tmp_path).findings.set_index("defense")
+    assert own.loc["a", ["answer", "attack"]].tolist() == ["alarm", "cw"]
+    assert len(own) == 2
+
+
+def test_one_defense_is_forgotten(tmp_path):
+    rows = [verdict("a"), verdict("a", seed=1), verdict("b")]
+    put_audit(
+        tmp_path,
+        findings=[finding("a"), finding("b")],
+        verdicts=rows,
+        samples=[audit_sample(name, 0, falls=True) for name in "ab"],
+    )
+    tables.forget(tmp_path, "mnist", "a", 0)
+    found = read_audit(tmp_path)
+    assert set(found.findings["defense"]) == {"b"}
+    assert list(zip(found.verdicts["defense"], found.verdicts["seed"], strict=True)) == [
+        ("a", 1),
+        ("b", 0),
+    ]
+    assert set(found.samples["defense"]) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"findings": [finding("a", answer="maybe")]}, "unknown answer 'maybe'"),
+        ({"findings": [finding("a"), finding("a")]}, "a check's answer appears twice"),
+        ({"findings": [finding("a", answer="alarm", evidence="")]}, "has no evidence"),
+        ({"verdicts": [verdict("a", "robust")]}, "unknown verdict 'robust'"),
+        ({"verdicts": [verdict("a", "masked", reasons="")]}, "has no reason"),
+        ({"verdicts": [verdict("a", plain_accuracy=1.5)]}, "outside"),
+        (
+            {"verdicts": [verdict("a", "attacked fairly", stronger_accuracy=math.nan)]},
+            "without the stronger attack",
+        ),
+        ({"pairs": [*transfer(("a",)), *transfer(("a",))]}, "a pair appears twice"),
+    ],
+)
+def test_a_table_that_says_nonsense_is_refused(tmp_path, wrong, words):
+    with pytest.raises(ResultsError, match=words):
+        put_audit(tmp_path, **wrong)
+
+
+# --- inside a run
+
+OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 200, "n_test": 20}
+
+
+def small(**options):
+    asked = {"defenses": ("undefended",), "attacks": ("pgd",), "eps": (0.0, 0.1, 0.2)}
+    spec = plan(**{**OPTIONS, **asked, **options})
+    attacks = [replace(a, params={**a.params, "steps": 3}) for a in spec.attacks]
+    return replace(spec, attacks=tuple(attacks))
+
+
+def start(spec, out, **options):
+    options = {"data_dir": None, "command": "test", "progress": Progress(), **options}
+    return run(spec, out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """A finished run with its basic audit, and the cache that holds its model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("out")
+        yield start(small(), out).path
+
+
+def test_a_run_audits_its_defenses(audited):
+    found = read_audit(audited)
+    assert set(found.findings["check"]) == {check.name for check in checks_of("basic")}
+    assert set(found.findings["level"]) == {"basic"}
+    (row,) = found.verdicts.to_dict("records")
+    # A basic audit attacks no harder, and never says that it did.
+    assert row["verdict"] in ("undecided", "masked")
+    assert "stronger attack" in row["reasons"]
+    assert math.isnan(row["stronger_accuracy"])
+    assert not math.isnan(row["plain_accuracy"])
+    assert "% of the attacks' time" in audit_line(audited)
+
+
+def test_the_audit_is_no_part_of_the_runs_settings_or_tables(audited, tmp_path):
+    plainly = start(small(), tmp_path, audit=False).path
+    assert plainly.name == audited.name
+    assert read_audit(plainly).findings.empty
+    assert audit_line(plainly) == ""
+    columns = ["sample_id", "eps", "pred_adv", "success", "distance"]
+    pd.testing.assert_frame_equal(
+        read_run(plainly).samples[columns], read_run(audited).samples[columns]
+    )
+
+
+def test_a_finished_run_is_audited_later_and_only_once(audited, tmp_path, monkeypatch):
+    spec = small()
+    start(spec, tmp_path, audit=False)
+    assert not start(spec, tmp_path).was_complete
+    before = read_audit(tmp_path / spec.run_id)
+    monkeypatch.setattr(Check, "run", lambda *_: pytest.fail("asked again"))
+    assert start(spec, tmp_path).was_complete
+    pd.testing.assert_frame_equal(read_audit(tmp_path / spec.run_id).findings, before.findings)
+
+
+def test_checks_that_were_answered_are_not_asked_again(audited, tmp_path, monkeypatch):
+    spec, asked = small(), []
+    ask = Check.run
+
+    def some(self, subject):
+        asked.append(self.name)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return ask(self, subject)
+
+    monkeypatch.setattr(Check, "run", some)
+    with pytest.raises(KeyboardInterrupt):
+        start(spec, tmp_path)
+    start(spec, tmp_path)
+    names = [check.name for check in checks_of("basic")]
+    assert asked == names[:4] + names[3:]
+    assert len(read_audit(tmp_path / spec.run_id).verdicts) == 1
+
+
+def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, monkeypatch):
+    first = checks_of("basic")[0]
+
+    def broken(subject):
+        raise ValueError("what now")
+
+    monkeypatch.setattr(
+        auditing, "checks_of", lambda level: [replace(first, needs=(), measure=broken)]
+    )
+    result = start(small(), tmp_path)
+    assert result.n_failed == 0
+    (row,) = read_audit(result.path).findings.to_dict("records")
+    assert (row["answer"], "what now" in row["evidence"]) == ("undecided", True)
+
+
+def test_an_audit_that_fails_is_told_and_fails_no_run(audited, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no subject")
+
+    monkeypatch.setattr(auditing, "subject_of", broken)
+    result = start(small(), tmp_path)
+    assert result.n_failed == 0
+    (row,) = read_audit(result.path).verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "no subject" in row["reasons"]
+    assert start(small(), tmp_path).was_complete
+
+
+def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
+    alarm = Finding("zero-gradient", "alarm", 1.0, 0.5, "all of 20 images", "no gradient")
+    check = Check("zero-gradient", "basic", (), lambda subject: alarm)
+    monkeypatch.setattr(auditing, "checks_of", lambda level: [check])
+    (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
+    assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("masked", True)
+
+
+def test_curves_are_the_runs_own_image_by_image(tmp_path):
+    run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
+    spec = read_spec(run_dir)
+    folder = RunFolder(run_dir, spec, *contents(run_dir, spec.run_id))
+
+    class Images:
+        sample_ids = torch.arange(40).flip(0)
+
+    pgd, cw = curves_of(folder, Target("madry", 0, Linear(torch.ones(4))), Images())
+    own = folder.samples[(folder.samples["attack"] == "pgd") & (folder.samples["eps"] == 0.1)]
+    assert (pgd.norm, cw.norm, cw.library) == ("linf", "l2", "art")
+    assert pgd.success[1].tolist() == own["success"].tolist()[::-1]
+    assert pgd.distance[1].tolist() == own["distance"].tolist()[::-1]
+    assert unaudited(folder) == [(spec.defenses[0], 0)]
+
+
+# --- afterwards
+
+
+def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
+    """Two defenses attack each other; what is judged is not judged again."""
+    monkeypatch.setattr("benchmark.audit.harder.FACTOR", 0.1)
+    monkeypatch.setattr("benchmark.audit.harder.LEVELS", 1)
+    monkeypatch.setattr(auditing, "IMAGES", 8)
+    spec = small(defenses=("undefended", "e-cla"))
+    path = start(spec, tmp_path).path
+    cells = (path / "cells.parquet").read_bytes()
+    audit_run(path, level="full", data_dir=None, progress=Progress())
+    found = read_audit(path)
+    assert set(found.verdicts["level"]) == {"full"}
+    assert not found.verdicts["stronger_accuracy"].isna().any()
+    assert (found.verdicts["headline_accuracy"] <= found.verdicts["plain_accuracy"]).all()
+    pairs = set(zip(found.transfer["source"], found.transfer["target"], strict=True))
+    names = ("undefended", "e-cla")
+    assert pairs == {(a, b) for a in names for b in names}
+    attacks = set(found.samples["attack"])
+    assert attacks > {"from undefended", "from e-cla"}
+    assert set(found.findings["level"]) == {"basic", "full"}
+    assert (path / "cells.parquet").read_bytes() == cells
+    monkeypatch.setattr("benchmark.audit.harder._Seed.run", lambda self: pytest.fail("again"))
+    audit_run(path, level="full", data_dir=None, progress=Progress())
+
+
+def test_a_model_that_is_gone_leaves_the_verdict_undecided(audited, tmp_path, monkeypatch):
+    spec = small()
+    path = start(spec, tmp_path).path
+    (record,) = read_models(path)
+    write_model(path, replace(record, key="0" * 64))
+    audit_run(path, level="full", data_dir=None, progress=Progress())
+    (row,) = read_audit(path).verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "it would be another one" in row["reasons"]
+
+
+def test_a_model_is_taken_by_its_recorded_key_or_trained_again(audited, monkeypatch, tmp_path):
+    spec, (record,) = read_spec(audited), read_models(audited)
+    sets, said = load_images(spec, None), []
+    progress = Progress()
+    progress.say = said.append
+    options = {"seed": 0, "progress": progress}
+    one = recall(spec.defenses[0], record, *sets, **options)
+    assert not said
+    monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path))
+    with pytest.raises(OtherModelError, match="not in the cache"):
+        recall(spec.defenses[0], record, *sets, may_train=False, **options)
+    two = recall(spec.defenses[0], record, *sets, **options)
+    assert any("training it again" in line for line in said)
+    same = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    with pytest.raises(OtherModelError, match="no record"):
+        recall(spec.defenses[0], None, *sets, **options)
+
+
+def test_other_images_are_refused(tmp_path):
+    run_dir = fake_run(tmp_path, replace(fake_spec(("madry",), seeds=(0,)), dataset="digits"))
+    with pytest.raises(UsageError, match="other digits images"):
+        audit_run(run_dir, level="full", data_dir=None, progress=Progress())
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "--dataset", "digits", "--audit"], ["audit", ".", "--level"]]
+)
+def test_a_misspelt_level_is_named(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "ful"])
+    assert stop.value.code == 2
+    assert "did you mean 'full'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["audit", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "not a run folder" in capsys.readouterr().err
+
+
+def test_the_command_prints_the_verdicts(audited, capsys):
+    print_verdicts(audited)
+    out = capsys.readouterr().out
+    assert "undefended" in out
+    assert "stronger attack" in out

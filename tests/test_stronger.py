@@ -1,0 +1,297 @@
+"""The stronger attack: what each finding brings about, stand-ins for a gradient, and bridges."""
+
+import pytest
+import torch
+from maskings import (
+    Activated,
+    Bare,
+    BitDepth,
+    Detached,
+    Drifting,
+    OneHot,
+    Purified,
+    Sealed,
+    Stairs,
+    TwoFaced,
+    WrongSign,
+)
+from torch import nn
+from toys import TOY, Function, Linear, dataset, pixels
+
+from benchmark.attacks.pgd import PGD
+from benchmark.audit.bridges import Bridged, find_bridge, misleads
+from benchmark.audit.estimates import EvolutionStrategies
+from benchmark.audit.stand_ins import Around, Restored, Unsquashed
+from benchmark.audit.stronger import Effort, plan_strikes, strike, telling
+from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.datasets import DatasetInfo
+from benchmark.losses import margin
+from benchmark.progress import Progress
+from benchmark.seeding import generator, seeded
+from benchmark.spec import ThreatModel
+from benchmark.view import attack_view
+
+EFFORT = Effort(steps=5, restarts=1, queries=10, probes=2, eot=3, levels=2)
+THREAT = ThreatModel("linf", (0.0, 0.1, 0.2, 0.3))
+SMALL = DatasetInfo("toy", (1, 8, 8), 4, tuple("abcd"), augment=False)
+
+
+def bare(seed=0) -> Bare:
+    with seeded(seed):
+        return Bare(SMALL).eval().requires_grad_(False)
+
+
+def images(n=6):
+    return torch.rand(n, 1, 8, 8, generator=generator(1)) * 0.8 + 0.1
+
+
+def subject(defense, x=None, **options) -> Subject:
+    x = images() if x is None else x
+    y = defense.predict(x)
+    return Subject(defense, "toy", 0, x, y, torch.ones(len(x), dtype=torch.bool), x, **options)
+
+
+def alarms(*checks):
+    return [Finding(check, "alarm", 1.0, 0.0, "measured", check) for check in checks]
+
+
+def planned(defense, *checks, threat=THREAT, **options):
+    found = plan_strikes(subject(defense, **options), threat, alarms(*checks), n=6, effort=EFFORT)
+    return {each.spec.name.removeprefix("audit-"): each for each in found}
+
+
+def gradient(defense, x):
+    with attack_view(defense, len(x)) as view:
+        return view.gradient(x, defense.predict(x), margin)[2]
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+def test_without_an_alarm_four_attacks_run():
+    plan = planned(bare())
+    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert plan["margin"].spec.params == {"loss": "margin", "steps": 5, "restarts": 1}
+    assert plan["margin"].spec.threat == THREAT
+    assert plan["apgd"].spec.params["loss"] == "dlr"
+    assert {each.spec.eot for each in plan.values()} == {1}
+
+
+def test_below_four_classes_apgd_has_no_third_logit():
+    plan = planned(Linear(torch.ones(4)), x=torch.rand(6, 1, 2, 2))
+    assert plan["apgd"].spec.params["loss"] == "ce"
+
+
+def test_randomness_asks_for_draws_and_every_budget_from_scratch():
+    plan = planned(bare(), "randomness")
+    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert {each.spec.eot for each in plan.values()} == {3}
+    assert all(each.defense.stochastic for each in plan.values())
+    assert plan["margin"].spec.threat.eps == (0.1, 0.3)
+
+
+def test_a_doubtful_gradient_is_replaced():
+    plan = planned(BitDepth(bare()), "zero-gradient")
+    assert list(plan)[:2] == ["bridge", "estimated"]
+    assert isinstance(plan["bridge"].defense, Bridged)
+    assert not plan["estimated"].spec.bpda
+
+
+def test_an_own_stand_in_is_used_unless_the_run_did():
+    class Own(BitDepth):
+        def surrogate(self, x):
+            return self.bare(x)
+
+    assert planned(Own(bare()), "zero-gradient")["bpda"].spec.bpda
+    assert "bpda" not in planned(Own(bare()), "zero-gradient", bpda=True)
+
+
+def test_where_no_gradient_is_there_none_is_followed():
+    plan = planned(Detached(bare()), "missing-gradient")
+    assert list(plan) == ["bridge", "estimated", "square"]
+
+
+def test_what_hangs_on_the_batch_is_attacked_as_a_batch():
+    params = planned(bare(), "batch-dependence")["margin"].spec.params
+    assert (params["early_stop"], params["return_last"]) == (False, True)
+
+
+def test_probabilities_are_unsquashed_and_changing_weights_restored():
+    assert isinstance(planned(bare(), "probability-outputs")["logarithms"].defense, Unsquashed)
+    assert isinstance(planned(bare(), "state-changes")["margin"].defense, Restored)
+
+
+def test_the_effort_follows_the_passes():
+    efforts = [Effort.of(passes) for passes in (1, 500, 5000)]
+    assert [effort.steps for effort in efforts] == [10, 30, 303]
+
+
+@pytest.mark.parametrize(
+    ("left", "wanted"),
+    [
+        ([1.0, 0.9, 0.5, 0.2, 0.0], (0.2, 0.4)),  # half stands at 0.2
+        ([1.0, 1.0, 1.0, 1.0, 1.0], (0.2, 0.4)),  # nothing falls: spread
+        ([1.0, 0.4, 0.1, 0.0, 0.0], (0.1, 0.4)),
+    ],
+)
+def test_the_telling_budgets_are_the_middle_and_the_end(left, wanted):
+    eps = (0.0, 0.1, 0.2, 0.3, 0.4)
+    success = torch.arange(10) >= 10 * torch.tensor(left)[:, None]
+    curve = Curve("pgd", "inhouse", "linf", eps, success, torch.zeros(5, 10))
+    assert telling([curve], ThreatModel("linf", eps), 2).eps == wanted
+
+
+# --- strikes -------------------------------------------------------------------------------------
+
+
+def test_strikes_are_judged_counted_and_the_same_every_time():
+    defense = Linear(torch.ones(1), -0.5)
+    data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
+    asked = subject(defense, data.x())
+    runs = [
+        list(strike(asked, data, THREAT, [], effort=EFFORT, progress=Progress())) for _ in range(2)
+    ]
+    by_name = {struck.spec.name: struck for struck in runs[0]}
+    assert by_name["audit-margin"].curve.success.tolist() == [
+        [False, False, False],
+        [True, False, False],
+        [True, False, False],
+        [True, False, True],
+    ]
+    assert by_name["audit-margin"].curve.library == "audit"
+    assert by_name["audit-margin"].passes > 0
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one.curve.distance, other.curve.distance)
+
+
+def test_an_attack_that_raises_is_told_and_the_next_runs():
+    class Broken(Linear):
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                raise RuntimeError("no graph here\nat all")
+            return super().forward(x)
+
+    defense = Around(Broken(torch.ones(1), -0.5), differentiable=False)
+    data = dataset(pixels(0.55), torch.tensor([1]))
+    found = list(
+        strike(subject(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress())
+    )
+    assert {struck.spec.name for struck in found} == {"audit-square"}
+    defense = Around(defense.defense, differentiable=True)
+    found = strike(subject(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress())
+    first = next(found)
+    assert (first.outcomes, first.failure) == ((), "RuntimeError: no graph here")
+    assert next(found).spec.name == "audit-cross-entropy"
+
+
+# --- bridges -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [BitDepth, Detached, WrongSign, OneHot, Purified])
+def test_across_a_bridge_the_inner_models_gradient_is_seen(cls):
+    defense, x = cls(bare()), images()
+    bridge = find_bridge(defense, x)
+    assert bridge is not None
+    seen, inner = gradient(Bridged(defense, bridge), x), gradient(defense.bare, x)
+    alike = nn.functional.cosine_similarity(seen.flatten(1), inner.flatten(1))
+    assert alike.median() > 0.9
+
+
+def test_a_bridge_leads_to_what_decides():
+    defense, x = TwoFaced(bare()), images()
+    bridge = find_bridge(defense, x)
+    assert bridge is not None
+    assert torch.equal(Bridged(defense, bridge)(x).argmax(1), defense.predict(x))
+
+
+def test_stairs_are_bridged_by_their_slope_and_honest_layers_kept():
+    inner, x = bare(), images()
+    inner.network[0].weight.mul_(6)  # activations of several steps
+    defense = Activated(inner, Stairs())
+    bridge = find_bridge(defense, x)
+    assert bridge is not None
+    assert {type(module) for module in bridge.broken} == {Stairs}
+    assert "Stairs" in str(bridge)
+    assert all(width > 0 for width in bridge.broken.values())
+    assert not gradient(defense, x).any()
+    alike = nn.functional.cosine_similarity(
+        gradient(Bridged(defense, bridge), x).flatten(1), gradient(defense.bare, x).flatten(1)
+    )
+    assert alike.median() > 0.7
+
+
+def test_where_nothing_can_be_taken_apart_there_is_no_bridge():
+    assert find_bridge(Sealed(bare()), images()) is None
+    assert find_bridge(Function(lambda x: x.flatten(1)[:, :2]), torch.rand(2, 1, 2, 2)) is None
+
+
+def test_the_hooks_are_gone_and_the_mode_is_as_before():
+    defense, x = BitDepth(bare()), images()
+    bridge = find_bridge(defense, x)
+    Bridged(defense, bridge)(x.clone().requires_grad_())
+    assert torch.is_grad_enabled()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in defense.modules())
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [
+        (nn.ReLU(), False),
+        (nn.Tanh(), False),
+        (nn.BatchNorm2d(3).eval(), False),
+        (nn.Identity(), False),
+        (Stairs(), True),
+    ],
+)
+def test_only_a_false_gradient_misleads(module, wanted):
+    assert misleads(module, torch.randn(8, 3, 6, 6, generator=generator(0))) is wanted
+
+
+# --- stand-ins and estimates ---------------------------------------------------------------------
+
+
+def test_a_restored_defense_answers_as_it_was_trained():
+    defense, x = Drifting(bare()), images()
+    restored = Restored(defense)
+    answers = [restored(x) for _ in range(3)]
+    assert torch.equal(answers[0], answers[2])
+    assert int(defense.asked) == 1
+
+
+def test_log_probabilities_have_a_gradient_where_float32_has_none():
+    sharp = Function(lambda x: (x.flatten(1) * 300).softmax(1))
+    x = torch.tensor([[[[0.9, 0.1], [0.2, 0.3]]]])
+    assert not gradient(sharp, x).any()
+    assert gradient(Unsquashed(sharp), x).any()
+
+
+def test_estimates_climb_a_defense_that_shows_no_gradient():
+    w = torch.tensor([1.0, -1.0, 2.0, 0.5])
+    defense = Around(Linear(w, -1.2), differentiable=False)
+    blind = Detached(defense)
+    x = torch.full((8, 1, 2, 2), 0.5)
+    y = defense.predict(x)
+    attack = EvolutionStrategies(steps=10, probes=4)
+    with attack_view(blind, len(x)) as view:
+        x_adv = attack.run(view, x, y, eps=0.2, generator=generator(0))
+        forwards, backwards = view.counts()
+    assert (defense.predict(x_adv) != y).all()
+    assert ((x_adv - x).abs() <= 0.2 + 1e-6).all()
+    assert backwards.sum() == 0
+    assert forwards.max() <= 10 * (2 * 4 + 1) + 1
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="sigma"):
+        EvolutionStrategies(sigma=0.0)
+
+
+def test_around_a_defense_everything_else_is_the_defenses():
+    inner = Linear(torch.ones(4), -2)
+    around = Around(inner, stochastic=True)
+    assert (around.stochastic, inner.stochastic, Around.stochastic) == (True, False, False)
+    x = torch.rand(3, 1, 2, 2)
+    assert torch.equal(around(x), inner(x))
+    assert torch.equal(around.surrogate(x), inner.surrogate(x))
+    assert around.info is TOY
+    assert PGD().norm == "linf"
