@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test coverage lint clean
 
 help:
 	@echo "make demo   train and attack every defense on the digits that come with scikit-learn"
 	@echo "make test   run the tests on two cores"
+	@echo "make coverage  the tests, and which lines and branches of benchmark/ they reach"
 	@echo "make lint   check style, types and the directions of imports"
 	@echo "make clean  remove the environment, caches and what building left (not $(RUNS)/)"
 	@echo "PYTHON=python3.12 make ... picks the interpreter (3.11 to 3.13)"
@@ -21,6 +22,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2
+
+coverage: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -45,5 +49,5 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-	  .import_linter_cache
+	  .import_linter_cache .coverage .coverage.*
 	find benchmark defenses baselines reports tests -name __pycache__ -prune -exec rm -rf {} +

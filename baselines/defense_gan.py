@@ -4,7 +4,6 @@ A classifier that never sees the image x itself, but the nearest image G(z*) tha
 make: z* minimises ||G(z) - x||^2, searched from R random latents by L steps of gradient descent.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
 from benchmark.stats import wilson_interval
 from benchmark.training import TrainingLog, TrainingSettings, train
+from benchmark.training_state import once
 
 DEFAULT = TrainingSettings()
 
@@ -158,14 +158,13 @@ class DefenseGAN(Defense):
         The log holds the GAN's epochs first (``gan_epoch``), then the classifier's (``epoch``),
         whose accuracies are its own, on held-out images of the kind that it learns from.
         """
-        start = time.perf_counter()
-        rows = self._fit_gan(data, seed + 1, progress)
+        gan, between = self._fit_gan(data, seed + 1, progress), 0.0
         if self.train_on == "reconstructions":
-            data = self._reconstructed(data, seed + 2, progress)
+            data, between = self._reconstructed(data, seed + 2, progress)
         log = self.classifier.fit(data, seed=seed + 3, progress=progress)
-        return TrainingLog([*rows, *log.epochs], time.perf_counter() - start)
+        return TrainingLog([*gan.epochs, *log.epochs], gan.seconds + between + log.seconds)
 
-    def _fit_gan(self, data: ImageDataset, seed: int, progress: Progress) -> list[dict[str, float]]:
+    def _fit_gan(self, data: ImageDataset, seed: int, progress: Progress) -> TrainingLog:
         game = Game(
             self.generator,
             self.critic,
@@ -184,28 +183,38 @@ class DefenseGAN(Defense):
             settings=self.gan_settings,
             seed=seed,
             progress=progress,
+            state=[game],
         )
         names = {"epoch": "gan_epoch", "loss": "critic_loss"}
-        return [{names.get(key, key): row[key] for key in row} for row in log.epochs]
+        rows = [{names.get(key, key): row[key] for key in row} for row in log.epochs]
+        return TrainingLog(rows, log.seconds)
 
-    def _reconstructed(self, data: ImageDataset, seed: int, progress: Progress) -> ImageDataset:
-        """Return ``data`` with every image replaced by its reconstruction."""
-        found = []
-        with (
-            seeded(seed, data.device),
-            progress.task("reconstructing the training images", len(data)) as advance,
-        ):
-            for rows in data.batches(CHUNK):
-                found.append((self.reconstruct(data.x(rows)) * 255).round().to(torch.uint8))
-                advance(len(rows))
-        return ImageDataset.from_tensors(
+    def _reconstructed(
+        self, data: ImageDataset, seed: int, progress: Progress
+    ) -> tuple[ImageDataset, float]:
+        """Return ``data`` with every image replaced by its reconstruction, and the seconds."""
+
+        def reconstruct() -> Tensor:
+            found = []
+            with (
+                seeded(seed, data.device),
+                progress.task("reconstructing the training images", len(data)) as advance,
+            ):
+                for rows in data.batches(CHUNK):
+                    found.append((self.reconstruct(data.x(rows)) * 255).round().to(torch.uint8))
+                    advance(len(rows))
+            return torch.cat(found)
+
+        images, seconds = once(reconstruct, data.device)
+        found = ImageDataset.from_tensors(
             data.info,
-            torch.cat(found),
+            images,
             data.labels,
             data.sample_ids,
             source=data.source,
             n_available=data.n_available,
         )
+        return found, seconds
 
     @torch.no_grad()
     def measure(self, data: ImageDataset) -> Mapping[str, Any]:

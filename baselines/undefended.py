@@ -61,4 +61,5 @@ class Undefended(Defense):
             settings=self.settings,
             seed=seed,
             progress=progress,
+            state=[rng],
         )

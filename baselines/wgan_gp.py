@@ -7,6 +7,7 @@ convolutions of stride 2, no normalisation in either network. Larger images add 
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,16 @@ class Game:
         self.g = Adam(generator.parameters(), lr=lr, betas=(first, second))
         self.d = Adam(critic.parameters(), lr=lr, betas=(first, second))
         self._played = 0
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what decides the next step besides the two players and D's optimiser."""
+        return {"g": self.g.state_dict(), "rng": self.rng.get_state(), "played": self._played}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.g.load_state_dict(dict(state["g"]))
+        self.rng.set_state(state["rng"])
+        self._played = state["played"]
 
     def step(self, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         """Update D on the images ``x`` (N, C, H, W), and G when it is its turn."""

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.faults import out_of_memory
+
 Result = TypeVar("Result")
 
 LARGEST = 4096
@@ -26,8 +28,6 @@ SHARE = 0.5
 
 PROBED = 32
 """So many images tell what one takes."""
-
-_EXHAUSTED = "DefaultCPUAllocator: can't allocate memory"
 
 
 class Batches:
@@ -73,8 +73,7 @@ def halved(n: int, error: Exception) -> int:
 
     Raises the error again unless memory ran out, and torch.OutOfMemoryError where n is 1.
     """
-    exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or _EXHAUSTED in str(error)
-    if not exhausted:
+    if not out_of_memory(error):
         raise error
     if n <= 1:
         first = str(error).partition("\n")[0]

@@ -1,6 +1,8 @@
 """The cache of trained models: safetensors and a JSON, keyed by everything that shaped them."""
 
+import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -17,9 +19,19 @@ from torch import Tensor
 
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
+from benchmark.files import plain_file
+from benchmark.json_files import read_json
 from benchmark.results import write_atomic, write_json
 from benchmark.spec import DefenseSpec, digest
+from benchmark.splits import cause
 from benchmark.training import TrainingLog
+from benchmark.typed import build
+
+_log = logging.getLogger(__name__)
+
+HEADER_BYTES = 2**16
+TENSOR_BYTES = 2**10
+"""So much a file of weights may hold beyond the weights: at all, and for each tensor."""
 
 
 def cache_dir() -> Path:
@@ -83,21 +95,26 @@ class Checkpoints:
     def load(self, key: str, defense: Defense) -> TrainingLog | None:
         """Fill ``defense`` from the cache and return its log; None if it is not there.
 
-        A damaged entry counts as absent: it is trained again and overwritten.
+        An entry that is damaged, or not what the checksums beside it say, counts as absent: a line
+        says so, and it is trained again and overwritten.
         """
         weights, about = self._paths(key)
-        try:
-            state = load(weights.read_bytes())
-            meta = json.loads(about.read_text("utf-8"))
-            log = TrainingLog(**meta["log"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        if not about.exists():  # it is written last
             return None
-        # Checked first: load_state_dict fills what fits before it raises, and training again must
-        # start from the seeded weights.
-        if _shapes(state) != _shapes(defense.state_dict()):
+        try:
+            meta: _About = build(_About, read_json(about, any_number=True), about.name)
+            if meta.key != key:
+                raise ValueError("it is another model's")
+            state = load(_read_weights(weights, meta.weights, defense.state_dict()))
+            # Checked first: load_state_dict fills what fits before it raises, and training again
+            # must start from the seeded weights.
+            if _shapes(state) != _shapes(defense.state_dict()):
+                raise ValueError("its weights are another network's")
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            _log.warning("%s: damaged (%s), trained again", weights, cause(error))
             return None
         defense.load_state_dict(state)
-        return log
+        return meta.log
 
     def save(self, key: str, defense: Defense, log: TrainingLog) -> None:
         """Keep a trained ``defense`` with its log, atomically: weights first, then the JSON."""
@@ -107,8 +124,10 @@ class Checkpoints:
             name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, t in defense.state_dict().items()
         }
-        write_atomic(weights, save(state))
-        write_json(about, {"key": key, "log": log.to_dict()})
+        data = save(state)
+        write_atomic(weights, data)
+        checksum = hashlib.sha256(data).hexdigest()
+        write_json(about, {"key": key, "weights": checksum, "log": log.to_dict()})
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key[:32]}.safetensors", self.folder / f"{key[:32]}.json"
@@ -116,3 +135,22 @@ class Checkpoints:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
     return {name: (t.dtype, t.shape) for name, t in state.items()}
+
+
+@dataclass(frozen=True)
+class _About:
+    """The JSON beside the weights: their SHA-256, the whole key and how they were trained."""
+
+    key: str
+    weights: str
+    log: TrainingLog
+
+
+def _read_weights(path: Path, checksum: str, state: Mapping[str, Tensor]) -> bytes:
+    """Return a file of weights; ValueError if it is too large for ``state`` or was changed."""
+    most = sum(TENSOR_BYTES + t.numel() * t.element_size() for t in state.values())
+    plain_file(path, HEADER_BYTES + most)
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise ValueError("it does not match its checksum")
+    return data

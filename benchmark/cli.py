@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +11,13 @@ import typer
 
 from benchmark import __version__
 from benchmark.attack_names import split_words
+from benchmark.audit.words import LEVELS, check_level
+from benchmark.budgets import parse_eps, parse_list
 from benchmark.console import print_accuracies
-from benchmark.errors import UsageError, unknown_name
-from benchmark.spec import parse_eps, preset_names, read_preset
+from benchmark.errors import MachineError, UsageError, one_line, unknown_name
+from benchmark.faults import AGAIN, UnwrittenError, fault_line
+from benchmark.spec import preset_names, read_preset
+from benchmark.time_limit import DEFAULT_SECONDS, check_seconds
 
 app = typer.Typer(
     name="defensebench",
@@ -23,18 +27,27 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FAILED_CELLS = 1
+FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 all well, 1 some cell failed, 2 wrong usage."""
+    """Run the command line and exit: 0 all well, 1 some failed, 2 wrong usage."""
     try:
         app(args=None if argv is None else list(argv))
     except UsageError as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        _say(f"error: {one_line(str(error))}")
         sys.exit(WRONG_USAGE)
+    except Exception as error:
+        if isinstance(error, UnwrittenError):
+            typer.echo(json.dumps(dict(error.result), indent=2))
+        fault = fault_line(error)
+        if not fault:  # a bug, whose traceback is needed
+            raise
+        kept = "" if isinstance(error, MachineError) else "; what was finished is kept"
+        _say(f"error: {one_line(fault)}{kept}; {AGAIN}")
+        sys.exit(FAILED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # Typer turns Ctrl-C into this
             _say("stopped; what was finished is kept, and the same command goes on from there")
@@ -77,7 +90,7 @@ def run(
         str, typer.Option(help="smoke, quick or paper; paper where CUDA is, else quick.")
     ] = "",
     eps: Annotated[
-        str, typer.Option(help="Budgets such as 0,0.1,0.2 in place of the preset's.")
+        str, typer.Option(help="Budgets such as 0,0.1,8/255 in place of the preset's.")
     ] = "",
     n_train: Annotated[int | None, typer.Option(help="Training images, class-balanced.")] = None,
     n_test: Annotated[int | None, typer.Option(help="Test images, class-balanced.")] = None,
@@ -92,6 +105,20 @@ def run(
             " slower, and no better.",
         ),
     ] = False,
+    audit: Annotated[
+        str,
+        typer.Option(
+            help="Ask whether the attacks can be believed. basic: cheap checks; full: stronger"
+            " attacks and transferred images as well; off."
+        ),
+    ] = "basic",
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that one training, or one cell's attack, may take before it fails and"
+            " the run goes on; 0 for no limit."
+        ),
+    ] = DEFAULT_SECONDS,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
@@ -101,23 +128,30 @@ def run(
     """Train the defenses, attack them over the eps sweep, write the tables and the report."""
     budgets = parse_eps(eps) if eps.strip() else None
     seed_list = _whole_numbers(seeds, "--seeds")
+    check_seconds(time_limit)
+    check_level(audit, ("off", *LEVELS))
     if preset and preset not in preset_names():
         raise unknown_name("preset", preset, preset_names())
 
+    from benchmark.audit.command import audit_full, audit_line
     from benchmark.plan import choose_device, plan
     from benchmark.progress import ConsoleProgress
+    from benchmark.remarks import remarks
     from benchmark.runner import run as run_spec
 
     device = choose_device(device)
     chosen = preset or ("paper" if device == "cuda" else "quick")
     why = "asked for" if preset else f"the default on {device}"
+    asked = {
+        "defenses": _words(defenses) or ["all"],
+        "attacks": split_words(attacks),
+        "libraries": _words(libraries),
+    }
     spec = plan(
+        **asked,
         dataset=dataset,
         preset=chosen,
         device=device,
-        defenses=_words(defenses) or ["all"],
-        attacks=split_words(attacks),
-        libraries=_words(libraries),
         eps=budgets,
         n_train=n_train,
         n_test=n_test,
@@ -126,10 +160,12 @@ def run(
         exact=exact,
     )
     _say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
-    if budgets and list(budgets) != [float(word) for word in eps.split(",")]:
+    if budgets and list(budgets) != parse_list(eps):
         _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
     if spec.study:
         _say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
+    for remark in remarks(spec, **asked, eps=budgets, n_test=n_test):
+        _say(remark)
     _say(f"run folder: {out / spec.run_id}")
     result = run_spec(
         spec,
@@ -137,19 +173,57 @@ def run(
         data_dir=data_dir,
         command=_command(),
         progress=ConsoleProgress(),
+        time_limit=time_limit,
+        audit=audit != "off",
     )
-    page = result.path / "report" / "report.html"
+    if audit == "full":
+        audit_full(result.path, data_dir=data_dir, progress=ConsoleProgress())
     if result.was_complete:
         _say("complete: every cell of this run is there; nothing was computed")
-    if not (result.was_complete and page.exists()):
+    print_accuracies(result.cells)
+    if told := audit_line(result.path):
+        _say(told)
+    page = result.path / "report" / "report.html"
+
+    def write() -> Path:
+        if result.was_complete and _is_newer(page, result.path):
+            return page
         from reports.html import write_report
 
-        page = write_report([result.path])
-    print_accuracies(result.cells)
-    _say(f"report: {page}")
+        return write_report([result.path])
+
+    reported = _report(write, result.path)
     if result.n_failed:
         _say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
-        raise typer.Exit(FAILED_CELLS)
+    if result.n_failed or not reported:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def audit(
+    run_dir: Annotated[Path, typer.Argument(help="Folder that run made.")],
+    level: Annotated[str, typer.Option(help="basic or full.")] = "full",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
+    ] = None,
+) -> None:
+    """Ask whether a run's attacks can be believed: checks, stronger attacks, transfer, verdicts."""
+    asked = check_level(level)
+
+    from benchmark.audit.command import audit_line, audit_run, print_verdicts
+    from benchmark.progress import ConsoleProgress
+
+    audit_run(run_dir, level=asked, data_dir=data_dir, progress=ConsoleProgress())
+    print_verdicts(run_dir)
+    _say(audit_line(run_dir))
+
+    def write() -> Path:
+        from reports.html import write_report
+
+        return write_report([run_dir])
+
+    if not _report(write, run_dir):
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -176,7 +250,7 @@ def crosscheck(
     ] = "",
     n: Annotated[int | None, typer.Option(help="Test images; up to 256 by default.")] = None,
     eps: Annotated[
-        str, typer.Option(help="Budgets such as 0,0.1,0.2 in place of the preset's.")
+        str, typer.Option(help="Budgets such as 0,0.1,8/255 in place of the preset's.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the model and of random starts.")] = 0,
     random_start: Annotated[
@@ -224,20 +298,23 @@ def crosscheck(
     found, was_there = check(
         plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
     )
-    page = found.path / "crosscheck.html"
     if was_there:
         _say("complete: this cross-check is there; nothing was computed")
-    if not (was_there and page.exists()):
-        from reports.crosscheck import write_page
-
-        page = write_page(found.path)
     if as_json:
         typer.echo(json.dumps(dict(found.result), indent=2))
     else:
         print_crosscheck(found)
-    _say(f"report: {page}")
-    if found.failed:
-        raise typer.Exit(FAILED_CELLS)
+    page = found.path / "crosscheck.html"
+
+    def write() -> Path:
+        if was_there and _is_newer(page, found.path / "crosscheck.json"):
+            return page
+        from reports.crosscheck import write_page
+
+        return write_page(found.path)
+
+    if not _report(write, found.path) or found.failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -317,16 +394,14 @@ def speed(
     found = measure_speed(
         plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
     )
-    from reports.speed import write_page
-
-    page = write_page(found.path)
     if as_json:
         typer.echo(json.dumps(dict(found.result), indent=2))
     else:
         print_speed(found.result)
-    _say(f"report: {page}")
-    if found.failed:
-        raise typer.Exit(FAILED_CELLS)
+    from reports.speed import write_page
+
+    if not _report(lambda: write_page(found.path), found.path) or found.failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command("list")
@@ -351,6 +426,22 @@ def _whole_numbers(text: str, option: str) -> list[int]:
         return [int(word) for word in _words(text)]
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no list of whole numbers such as 0,1,2") from None
+
+
+def _report(write: Callable[[], Path], kept: Path) -> bool:
+    """Write a report and tell whether that went well; the results are kept either way."""
+    try:
+        _say(f"report: {write()}")
+    except (UsageError, MachineError, OSError, MemoryError) as error:
+        why = fault_line(error) or " ".join(str(error).split())
+        _say(f"no report: {why}; the results are kept in {kept}; {AGAIN}")
+        return False
+    return True
+
+
+def _is_newer(page: Path, run_dir: Path) -> bool:
+    tables = [path.stat().st_mtime_ns for path in run_dir.glob("*.parquet")]
+    return page.exists() and page.stat().st_mtime_ns >= max(tables)
 
 
 def _say(text: str) -> None:

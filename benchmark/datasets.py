@@ -8,7 +8,8 @@ order that no seed of a run changes, so a smaller selection is part of every lar
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,11 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.class_names import check_class_names
 from benchmark.downloads import download_folder, open_tiny_imagenet, open_torchvision
 from benchmark.errors import UsageError
+from benchmark.faults import no_room
+from benchmark.locks import held
 from benchmark.parquet_source import find_files, open_mirror, patterns
+from benchmark.progress import ConsoleProgress
+from benchmark.raw_images import check_images
 from benchmark.spec import derive_seed
-from benchmark.splits import DatasetInfo, RawSplit, Rows, SplitName, cause
+from benchmark.splits import DatasetInfo, RawSplit, Rows, SplitName, cause, check_labels
 
 __all__ = [
     "CIFAR10",
@@ -175,20 +181,25 @@ class DatasetSource:
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         if n is not None and n < 1:
             raise UsageError(f"--n-{split} must be at least 1, got {n}")
-        raw = self._open(split, data_dir)
-        available = len(raw.labels)
+        where = f"{self.info.name} {split}"
+        with _reading(where):
+            raw = self._open(split, data_dir)
+            labels = check_labels(np.asarray(raw.labels), self.info, where)
+        available = len(labels)
         if available == 0:
-            raise UsageError(f"{self.info.name} {split}: the files hold no images")
+            raise UsageError(f"{where}: the files hold no images")
         if n is not None and n > available:
             raise UsageError(
-                f"{self.info.name} {split} has {available:,} images, {n:,} were asked for:"
+                f"{where} has {available:,} images, {n:,} were asked for:"
                 f" --n-{split} must be at most {available}"
             )
-        rows = balanced_order(raw.labels, derive_seed("dataset order", self.info.name, split))[:n]
+        rows = balanced_order(labels, derive_seed("dataset order", self.info.name, split))[:n]
+        with _reading(where):
+            images = check_images(raw.read(rows), len(rows), self.info, where)
         return ImageDataset.from_tensors(
             self.info,
-            torch.from_numpy(raw.read(rows)),
-            torch.from_numpy(raw.labels[rows]),
+            torch.from_numpy(images),
+            torch.from_numpy(labels[rows]),
             torch.from_numpy(rows),
             source=raw.source,
             n_available=available,
@@ -201,9 +212,13 @@ class DatasetSource:
         if data_dir is None and (named := os.environ.get("BENCHMARK_DATA_DIR")):
             data_dir = Path(named)
         if data_dir is not None:
-            data_dir = data_dir.expanduser()
+            with suppress(RuntimeError):  # ~ of somebody unknown: then it is a name like any other
+                data_dir = data_dir.expanduser()
             if files := find_files(data_dir, name, split):
-                return open_mirror(self.info, files)
+                other = find_files(data_dir, name, "test" if split == "train" else "train")
+                raw = open_mirror(self.info, files)
+                check_class_names([*files, *other], self.info)
+                return raw
             absent = "" if data_dir.is_dir() else f" ({data_dir} is not a folder)"
             fetch = "" if self.download is None else ", or leave the folder out to download them"
             raise UsageError(
@@ -218,15 +233,31 @@ class DatasetSource:
             raise UsageError(f"{name}: there is no download; {offline}")
         folder = download_folder()
         try:
-            return self.download(self.info, split, folder)
+            with held(folder / f"{name}.lock", f"the download of {name}", ConsoleProgress()):
+                return self.download(self.info, split, folder)
         except UsageError:
             raise
         except Exception as error:  # whatever the network, archive and file layers raise
+            if no_room(error):
+                raise
             raise UsageError(
                 f"{name}: the download into {folder} failed ({cause(error)});"
                 f" try again with network access (delete damaged files there first),"
                 f" or {offline}"
             ) from None
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what a source of somebody else's raises into one clear line."""
+    try:
+        yield
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{where}: its source failed ({type(error).__name__}: {cause(error)})"
+        ) from error
 
 
 def balanced_order(labels: Rows, seed: int) -> Rows:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.datasets import DatasetSource, SplitName
+from benchmark.datasets import SplitName
 from benchmark.dimension import (
     SCALINGS,
     SMALLEST_K,
@@ -27,9 +27,11 @@ from benchmark.dimension import (
 )
 from benchmark.dimension_library import INSTALL, NAME, LibraryEstimates, library_estimates
 from benchmark.errors import UsageError, unknown_name
+from benchmark.faults import open_folder, rescued
+from benchmark.files import safe_name
+from benchmark.loading import open_source
 from benchmark.progress import Progress
 from benchmark.provenance import git_sha, versions
-from benchmark.registry import DATASETS
 from benchmark.results import finite, write_json
 from benchmark.spec import derive_seed, digest
 
@@ -92,7 +94,7 @@ class DimensionSettings:
     @property
     def folder_name(self) -> str:
         """Name of the folder for the results: dataset and a hash of every setting."""
-        return f"dimension-{self.dataset}-{digest(*asdict(self).items())[:10]}"
+        return f"dimension-{safe_name(self.dataset)}-{digest(*asdict(self).items())[:10]}"
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,7 @@ def measure_dimension(
     intervals' subsamples. UsageError says what is wrong with the request, the data or the folder.
     """
     begun = time.perf_counter()
-    source = DATASETS.load(settings.dataset)
-    if not isinstance(source, DatasetSource):
-        raise UsageError(f"dataset {settings.dataset!r}: {source!r} is no DatasetSource")
+    source = open_source(settings.dataset)
     split = cast(SplitName, settings.split)
     try:
         n = settings.n
@@ -167,12 +167,7 @@ def measure_dimension(
             f" {settings.k2}; it needs {settings.fewest}"
         )
     file = out / settings.folder_name / FILE
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {file.parent} ({error.strerror}); name a writable folder with --out"
-        ) from None
+    open_folder(file.parent)
     estimates: list[Estimate] = []
     library: dict[Scaling, LibraryEstimates] = {}
     with progress.task("dimension", len(SCALINGS)) as advance:
@@ -194,7 +189,8 @@ def measure_dimension(
     }
     notes = _notes(pixels, kept)
     found = Dimension(settings, len(kept), tuple(estimates), library, notes, about)
-    _write(file, found)
+    with rescued(found.result(), file.parent):
+        _write(file, found)
     return found, file
 
 

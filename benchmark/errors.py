@@ -8,8 +8,41 @@ class UsageError(Exception):
     """The request cannot be served as asked: one line for the user, exit code 2."""
 
 
-class TrainingError(Exception):
+class PluginError(Exception):
+    """What a plugin did that cannot be measured: one line that says so, a failed cell's reason."""
+
+
+class TrainingError(PluginError):
     """A defense could not be trained; its cells are kept as failed, with this reason."""
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` on one line; what a terminal would obey, or not show, is written out."""
+    escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return "".join(escaped)
+
+
+class MachineError(Exception):
+    """The machine cannot go on (no room, no access): one line on what is kept, exit code 1."""
+
+
+LONGEST = 300
+"""So many characters of an exception's message are a reason; the traceback file has the rest."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what ``error`` says, on one line without control characters, and its type.
+
+    A fault in words of our own is said as it is.
+    """
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a plugin's exception may be as broken as the plugin
+        lines = []
+    line = " ".join("".join(c if c.isprintable() else " " for c in " ".join(lines[:1])).split())
+    if not (isinstance(error, PluginError) and line):
+        line = f"{type(error).__name__}: {line or 'no message'}"
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
+from benchmark.errors import PluginError
 from benchmark.losses import margin
 from benchmark.norms import distance, project
 from benchmark.spec import AttackSpec
@@ -42,8 +43,8 @@ def slack(eps: float) -> float:
 def admit(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> tuple[Tensor, list[Breach]]:
     """Return images (N, C, H, W) within the box and the eps-ball, and what was wrong before.
 
-    ``x`` are the clean images. An infinite ``eps`` (a minimal attack) bounds nothing. Raises
-    ValueError if the shapes differ.
+    ``x`` are the clean images. An infinite ``eps`` (a minimal attack) bounds nothing.
+    PluginError unless ``x_adv`` are as many images, in floating point.
     """
     breaches: list[Breach] = []
 
@@ -52,9 +53,14 @@ def admit(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> tuple[Tensor, list
             most = 0.0 if by is None else float(by[which].max())
             breaches.append(Breach(what, int(which.sum()), most))
 
+    if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
+        kind = x_adv.dtype if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
+        raise PluginError(
+            f"the attack returned {kind}; it must return images in [0, 1] as a float32 tensor"
+        )
     x_adv = x_adv.detach().to(x)  # a library may compute in float64, or on the CPU
     if x_adv.shape != x.shape:
-        raise ValueError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
+        raise PluginError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
     broken = ~torch.isfinite(x_adv).flatten(1).all(1)
     note(NOT_A_NUMBER, broken)
     x_adv = torch.where(_per_image(broken, x), x, x_adv)

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.downloads import download_folder
 from benchmark.errors import UsageError
+from benchmark.parquet_files import check_footer, check_size
 from benchmark.splits import (
     DatasetInfo,
     Pixels,
@@ -24,9 +26,12 @@ from benchmark.splits import (
     cause,
     check_labels,
     decode_image,
+    most_encoded,
 )
+from benchmark.sums import check_mirror
 
 IMAGE_COLUMNS = ("image", "img")
+MOST_IMAGES = 50_000_000
 PREFIXES: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -52,11 +57,13 @@ def find_files(data_dir: Path, name: str, split: SplitName) -> list[Path]:
 
 def open_mirror(info: DatasetInfo, files: list[Path]) -> RawSplit:
     """Read the labels of a split's shards; its images are read and decoded when asked for."""
+    check_mirror(files, download_folder().parent / "mirrors")
     chunks: list[_Chunk] = []
     labels: list[Rows] = []
     start = 0
     for path in files:
-        with _reading(path), pq.ParquetFile(path) as file:
+        with _reading(path), _opened(path) as file:
+            _check_size(file.metadata, info)
             column = _image_column(path, file.schema_arrow)
             labels.append(_read_labels(path, file, info))
             first = 0
@@ -93,7 +100,7 @@ class _Chunk:
 
     def encoded(self, inside: Rows) -> Iterator[tuple[bytes, str]]:
         """Yield the encoded image of each row of ``inside``, and where it stands."""
-        with _reading(self.path), pq.ParquetFile(self.path) as file:
+        with _reading(self.path), _opened(self.path) as file:
             values = file.read_row_group(self.group, columns=[self.column]).column(0)
             values = values.take(pa.array(inside)).combine_chunks()
         for row, value in zip(inside + self.first, values, strict=True):
@@ -114,6 +121,20 @@ def _reading(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: no permission to read this file") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: not a readable Parquet file ({cause(error)})") from None
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    check_footer(path)
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _check_size(about: pq.FileMetaData, info: DatasetInfo) -> None:
+    """Raise a ValueError if the footer names more than images of this size can take."""
+    check_size(about, most_rows=MOST_IMAGES, most_bytes=MOST_IMAGES * most_encoded(info))
+    for i in range(about.num_row_groups):
+        group = about.row_group(i)
+        if group.total_byte_size > 2**20 + group.num_rows * most_encoded(info):
+            raise ValueError(f"row group {i} names {group.total_byte_size:,} bytes: too many")
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

@@ -2,13 +2,15 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from benchmark.attack import Attack, build_attack
+from benchmark.ambient import contained
+from benchmark.attack import Attack, BudgetAttack, MinimalAttack, build_attack
 from benchmark.attack_names import parse_named
 from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
@@ -16,6 +18,7 @@ from benchmark.libraries import AttackLibrary
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import (
     INHOUSE,
+    NORMS,
     AttackSpec,
     CodeMapSpec,
     DefenseSpec,
@@ -25,6 +28,7 @@ from benchmark.spec import (
     preset_for,
     resolve_attack,
 )
+from benchmark.stretch import plugin_code
 from benchmark.studies import Study, find_study, member_name
 from benchmark.training import TrainingSettings
 
@@ -86,7 +90,8 @@ def plan(
 
 def load_defense(name: str) -> type[Defense]:
     """Import the class of a registered defense; UsageError if there is none of that name."""
-    cls = DEFENSES.load(name)
+    with plugin_code(), contained():
+        cls = DEFENSES.load(name)
     if not (isinstance(cls, type) and issubclass(cls, Defense)):
         raise UsageError(f"defense {name!r}: {cls!r} is not a subclass of benchmark.Defense")
     return cls
@@ -139,14 +144,39 @@ def _attacks(
     """Resolve the attacks; ``--eps`` replaces the grid of those that share the first one's norm."""
     specs: list[AttackSpec] = []
     for name, library, own in _requests(settings, names, libraries):
-        cls = attack_class(own.get("type", name), library)
-        norm = own.get("norm", {f.name: f.default for f in fields(cls)}["norm"])
+        norm = own.get("norm") or _norm(own.get("type", name), library)
         grid = eps if eps and (not specs or specs[0].threat.norm == norm) else None
         with_own = {**settings, "attack_settings": {name: own}}
         spec = resolve_attack(with_own, name, library, norm=norm, n_test=n_test, eps=grid)
-        load_attack(spec)
-        specs.append(spec)
+        with _left_to_the_runner():
+            load_attack(spec)
+        # The same attack may be asked for in two spellings.
+        if all((spec.name, spec.library) != (other.name, other.library) for other in specs):
+            specs.append(spec)
     return tuple(specs)
+
+
+def _norm(name: str, library: str) -> str:
+    """Return the norm that an attack has by itself; the first one if it cannot be imported."""
+    norm = NORMS[0]
+    with _left_to_the_runner():
+        cls = attack_class(name, library)
+        norm = str({field.name: field.default for field in fields(cls)}["norm"])
+    return norm
+
+
+@contextmanager
+def _left_to_the_runner() -> Iterator[None]:
+    """Let a plugin that raises be that plugin's failure, not the run's.
+
+    The runner meets the same exception and keeps it as the reason of the plugin's cells.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception:
+        return
 
 
 def _code_map(settings: Mapping[str, Any], names: Sequence[str], n_test: int) -> CodeMapSpec | None:
@@ -191,9 +221,16 @@ def load_attack(spec: AttackSpec) -> Attack:
 def attack_class(name: str, library: str) -> type[Attack]:
     """Import the class of a library's attack; UsageError with the nearest name if there is none."""
     if library == INHOUSE:
-        cls: type[Attack] = ATTACKS.load(name)
+        with plugin_code(), contained():
+            cls = ATTACKS.load(name)
+        if not (isinstance(cls, type) and issubclass(cls, BudgetAttack | MinimalAttack)):
+            raise UsageError(
+                f"attack {name!r}: {cls!r} is no subclass of benchmark.BudgetAttack or"
+                " benchmark.MinimalAttack"
+            )
         return cls
     if library not in LIBRARIES.entries():
         raise unknown_name("library", library, [INHOUSE, *LIBRARIES.names()])
-    found: AttackLibrary = LIBRARIES.load(library)
-    return found.attack(name)
+    with plugin_code():
+        found: AttackLibrary = LIBRARIES.load(library)
+        return found.attack(name)

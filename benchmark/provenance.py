@@ -13,6 +13,7 @@ from benchmark import __version__
 from benchmark.datasets import ImageDataset
 from benchmark.libraries import AttackLibrary
 from benchmark.registry import LIBRARIES
+from benchmark.repeats import count_repeats
 from benchmark.spec import RunSpec
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pot")
@@ -34,6 +35,7 @@ def provenance(
             "n_train_available": train_set.n_available,
             "n_test_available": test_set.n_available,
             "class_names": list(test_set.info.class_names),
+            "repeats": count_repeats(train_set.images.cpu().numpy(), test_set.images.cpu().numpy()),
         },
         "device": {
             "type": spec.device,

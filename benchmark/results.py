@@ -7,7 +7,7 @@ Accuracies are fractions in [0, 1]; a cell that was skipped or failed keeps its 
 and NaN. Nothing here needs torch.
 """
 
-import json
+import logging
 import math
 import os
 import tempfile
@@ -19,11 +19,16 @@ from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from benchmark import json_files, parquet_files
 from benchmark.errors import UsageError
+from benchmark.files import own_folder, safe_name
 from benchmark.numbering import repeated
+from benchmark.parquet_files import narrowed
 from benchmark.spec import RunSpec
+from benchmark.typed import build
+
+log = logging.getLogger(__name__)
 
 Status = Literal["ok", "skipped", "failed"]
 STATUSES = ("ok", "skipped", "failed")
@@ -93,6 +98,13 @@ _LABELS = ("label", "pred_clean", "pred_adv")
 _FRACTIONS = ["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
 
 
+TABLE_FILES = ("samples.parquet", "cells.parquet")
+
+MOST_ROWS = 1_000_000
+MOST_SAMPLES = 100_000_000
+"""So many rows of a table are read: ten thousand images in ten thousand cells."""
+
+
 class ResultsError(UsageError):
     """A results folder or table that cannot be read or breaks its schema."""
 
@@ -156,9 +168,10 @@ def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame
     try:
         table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
         table.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ResultsError(f"{where}: {str(error).splitlines()[0]}") from None
-    frame = table.to_pandas()
+    # By the schema: the metadata would bring back what the columns were before.
+    frame = table.to_pandas(ignore_metadata=True)
     if schema is CELLS:
         _validate_cells(frame, where)
     elif schema is SAMPLES:
@@ -174,6 +187,9 @@ def _check_names(found: Iterable[str], schema: pa.Schema, where: str) -> None:
     extra = [name for name in found if name not in schema.names]
     if extra:
         raise ResultsError(f"{where}: column {extra[0]!r} is not part of the schema")
+    if len(found) > len(schema.names):
+        twice = next(name for name in schema.names if found.count(name) > 1)
+        raise ResultsError(f"{where}: column {twice!r} stands twice in it")
 
 
 def _validate_cells(cells: pd.DataFrame, where: str) -> None:
@@ -194,6 +210,8 @@ def _validate_cells(cells: pd.DataFrame, where: str) -> None:
     inside = cells["robust_accuracy"].between(cells["ci_low"] - slack, cells["ci_high"] + slack)
     if not inside[ok].all():
         raise ResultsError(f"{where}: an accuracy lies outside its own interval")
+    if not (cells.loc[ok, "n"] > 0).all():
+        raise ResultsError(f"{where}: a result over no images")
     if not (cells["eps"] >= 0).all():
         raise ResultsError(f"{where}: an eps is negative or not a number")
 
@@ -223,8 +241,11 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 (mkstemp makes a private file)
         Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # where the folder has become read-only, the first error tells
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # which a write does not tell by itself
         raise
 
 
@@ -235,8 +256,8 @@ def _umask() -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    """Write ``value`` as indented JSON, an object with its checksum, atomically."""
+    write_atomic(path, json_files.seal(value))
 
 
 def write_tables(run_dir: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> None:
@@ -247,11 +268,9 @@ def write_tables(run_dir: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> N
 
 
 def write_table(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write one valid table, atomically."""
-    sink = pa.BufferOutputStream()
+    """Write one valid table with its checksum, atomically."""
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_atomic(path, parquet_files.seal(table))
 
 
 def superseded(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -273,7 +292,9 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
 def load_table(path: Path) -> pd.DataFrame:
     """Load a Parquet table as it is; ResultsError if it is not there or not readable."""
     try:
-        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+        with parquet_files.opened(path, MOST_ROWS) as file:
+            # Without pandas' own notes in the file, which ours do not need and others may forge.
+            frame: pd.DataFrame = file.read().replace_schema_metadata().to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     return frame
@@ -289,37 +310,23 @@ def read_samples(path: Path) -> pd.DataFrame:
         return empty_table(SAMPLES)
     words = [column.name for column in SAMPLES if pa.types.is_string(column.type)]
     try:
-        # Column by column: only one is there in its file's width.
-        _check_names(pq.read_schema(path).names, SAMPLES, str(path))
-        with pq.ParquetFile(path, read_dictionary=words) as file:
+        with parquet_files.opened(path, MOST_SAMPLES) as file:
+            _check_names(file.schema_arrow.names, SAMPLES, str(path))
+            for column in file.schema_arrow:
+                if pa.types.is_nested(column.type):  # which pyarrow does not find by its name
+                    raise ResultsError(f"{path}: column {column.name!r} is {column.type}")
+        with parquet_files.opened(path, MOST_SAMPLES, read_dictionary=words) as file:
             found = {}
+            # Column by column: only one is there in its file's width.
             for column in SAMPLES:
-                found[column.name] = _narrowed(file.read([column.name])[0], column, str(path))
+                values = file.read([column.name])[0]
+                found[column.name] = narrowed(values, column, few=column.name in _LABELS)
                 pa.default_memory_pool().release_unused()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     frame = pd.DataFrame(found, copy=False)
     _validate_samples(frame, str(path))
     return frame
-
-
-def _narrowed(values: pa.ChunkedArray, column: pa.Field, where: str) -> Any:
-    if values.null_count and not column.nullable:
-        raise ResultsError(f"{where}: column {column.name!r} lacks a value")
-    try:
-        if pa.types.is_string(column.type):
-            words = values.cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
-            found = words.to_pandas().cat
-            return found.reorder_categories(sorted(found.categories))
-        values = values.cast(column.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ResultsError(
-            f"{where}: column {column.name!r}: {str(error).splitlines()[0]}"
-        ) from None
-    if pa.types.is_integer(column.type):
-        with suppress(pa.ArrowInvalid):  # too wide for it
-            values = values.cast(pa.int16() if column.name in _LABELS else pa.int32())
-    return values.to_numpy()
 
 
 def _unreadable(path: Path, error: Exception) -> ResultsError:
@@ -331,9 +338,10 @@ def _unreadable(path: Path, error: Exception) -> ResultsError:
 
 def write_model(run_dir: Path, record: ModelRecord) -> None:
     """Write one trained defense's record, atomically."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.defense)
-    value = finite(asdict(record))
-    write_json(run_dir / "models" / f"{name}-seed{record.seed}.json", value)
+    folder = own_folder(run_dir / "models", run_dir)
+    write_json(
+        folder / f"{safe_name(record.defense)}-seed{record.seed}.json", finite(asdict(record))
+    )
 
 
 def finite(value: Any) -> Any:
@@ -350,42 +358,80 @@ def finite(value: Any) -> Any:
 def read_spec(run_dir: Path) -> RunSpec:
     """Read a run folder's spec; ResultsError if the folder is no run or the file is damaged."""
     path = run_dir / "spec.json"
-    if not path.is_file():
+    if not path.exists():
         raise ResultsError(
             f"{run_dir} is not a run folder: it has no spec.json; give the folder that"
             " 'run' printed, for example runs/mnist-quick-0123456789"
         )
     try:
-        return RunSpec.from_json(path.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise ResultsError(f"{path}: not a run's spec ({error})") from None
+        return RunSpec.from_plain(json_files.read_json(path))
+    except (OSError, ValueError, TypeError, UsageError) as error:
+        raise ResultsError(
+            f"{path}: not a run's spec ({error}); restore it, or give run the same command again"
+        ) from None
 
 
-def _model(raw: Any) -> ModelRecord:
-    record = ModelRecord(**raw)
-    for name, kind in (("defense", str), ("seed", int), ("n_parameters", int), ("log", list)):
-        if not isinstance(getattr(record, name), kind):
-            raise TypeError(f"{name} is {getattr(record, name)!r}")
-    for row in record.log:
-        if not isinstance(row, Mapping):
-            raise TypeError(f"a row of the log is {row!r}")
+def read_origin(run_dir: Path, spec: RunSpec) -> Mapping[str, Any]:
+    """Read ``run.json``, empty if it is not there; ResultsError if damaged or of another spec."""
+    path = run_dir / "run.json"
+    try:
+        found = json_files.read_json(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"{path} is damaged ({error}); restore it, or delete it: where the numbers come from is"
+            " then not known, and a run that goes on takes the images of its first day for granted"
+        ) from None
+    if not isinstance(found, dict):
+        found = {}
+    named = found.get("run_id", spec.run_id)
+    if named != spec.run_id:
+        raise ResultsError(
+            f"{run_dir / 'spec.json'} was changed: its settings are those of {spec.run_id}, and"
+            f" run.json is of {str(named)[:100]!r}; restore it, or give run the same command again"
+        )
+    return found
+
+
+def read_models(run_dir: Path) -> list[ModelRecord]:
+    """Read the records of a run's trained defenses; ResultsError names a damaged one."""
+    return [read_model(path) for path in sorted((run_dir / "models").glob("*.json"))]
+
+
+def read_model(path: Path) -> ModelRecord:
+    """Read one trained defense's record; ResultsError if it is damaged."""
+    try:
+        record: ModelRecord = build(ModelRecord, json_files.read_json(path), "record")
+        for row in record.log:
+            if not isinstance(row, Mapping):
+                raise TypeError(f"a row of the log is {repr(row)[:40]}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultsError(
+            f"{path}: not a model record ({error}); restore it, or delete it: the report then goes"
+            " without this training log"
+        ) from None
     return record
 
 
 def read_run(run_dir: Path) -> Run:
-    """Read a whole run folder, complete or not."""
+    """Read a whole run folder, complete or not; say which files carry no checksum."""
     spec = read_spec(run_dir)
+    origin = read_origin(run_dir, spec)
     cells = read_table(run_dir / "cells.parquet", CELLS)
     samples = read_samples(run_dir / "samples.parquet")
-    models = []
-    for path in sorted((run_dir / "models").glob("*.json")):
-        try:
-            models.append(_model(json.loads(path.read_text("utf-8"))))
-        except (ValueError, TypeError) as error:
-            raise ResultsError(f"{path}: not a model record ({error})") from None
-    provenance = run_dir / "run.json"
-    try:
-        origin = json.loads(provenance.read_text("utf-8")) if provenance.exists() else {}
-    except ValueError as error:
-        raise ResultsError(f"{provenance}: not readable as JSON ({error})") from None
+    models = read_models(run_dir)
+    say_unsealed(run_dir)
     return Run(run_dir, spec, cells, samples, models, origin)
+
+
+def say_unsealed(run_dir: Path) -> None:
+    """Say which of a run's readable files carry no checksum, as older versions made them."""
+    tables = [run_dir / name for name in TABLE_FILES]
+    texts = [run_dir / "run.json", *sorted((run_dir / "models").glob("*.json"))]
+    bare = [path for path in tables if path.exists() and not parquet_files.is_sealed(path)]
+    bare += [path for path in texts if path.exists() and not json_files.is_sealed(path)]
+    names = [path.relative_to(run_dir).as_posix() for path in bare]
+    if names:
+        log.warning(
+            "%s: no checksum in %s, which an older version made: read as they are",
+            *(run_dir, ", ".join(names)),
+        )

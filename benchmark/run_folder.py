@@ -1,27 +1,40 @@
 """A run's folder while the run goes on: what is there, what is missing, what comes in."""
 
-import json
+import logging
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark.errors import UsageError
+from benchmark.audit.tables import VERDICTS, VERDICTS_FILE, read_verdicts
+from benchmark.code_points import CODES, read_codes
+from benchmark.code_points import FILE as CODES_FILE
+from benchmark.errors import MachineError, UsageError, first_line
+from benchmark.faults import cannot_write, fault_line, out_of_memory
+from benchmark.files import own_folder, safe_name
+from benchmark.mending import contents, keep_last, mend
 from benchmark.pictures import put_pictures
+from benchmark.progress import Progress
 from benchmark.results import (
-    CELL_KEY,
-    CELLS,
-    SAMPLES,
+    ModelRecord,
+    ResultsError,
+    empty_table,
+    read_origin,
     read_spec,
-    read_table,
     write_atomic,
     write_json,
+    write_model,
     write_tables,
 )
+from benchmark.safekeeping import Safekeeping
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.time_limit import OPTION
+
+log = logging.getLogger(__name__)
 
 FINAL = ("ok", "skipped")
 
@@ -34,30 +47,49 @@ class RunFolder:
     spec: RunSpec
     cells: pd.DataFrame
     samples: pd.DataFrame
+    damaged: Mapping[Path, str]
+    beside: Safekeeping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.beside = Safekeeping(self.path)
+        self.beside.remember()
 
     @classmethod
     def open(cls, out: Path, spec: RunSpec) -> "RunFolder":
         """Read what is there of ``spec``'s run under ``out``, creating nothing.
 
-        UsageError if the folder belongs to another spec or its tables are damaged.
+        What is damaged counts as not there and is listed in ``damaged`` with what becomes of it
+        (:mod:`benchmark.mending`). UsageError if the folder belongs to another spec.
         """
         path = out / spec.run_id
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; the run needs a folder there: name another --out")
-        if path.is_dir() and any(path.iterdir()):
-            found = read_spec(path)
-            if found != spec:
-                raise UsageError(
-                    f"{path} was made by another spec ({_difference(found, spec)});"
-                    " move it away or name another --out"
-                )
-        cells = read_table(path / "cells.parquet", CELLS)
-        samples = read_table(path / "samples.parquet", SAMPLES)
-        # The tables are written one after the other: samples of a cell that is not there, or is
-        # there and not ok, are what an interruption left between the two.
-        ok = cells.loc[cells["status"] == "ok", CELL_KEY]
-        samples = samples.merge(ok, on=CELL_KEY, how="inner")
-        return cls(path, spec, cells, samples[SAMPLES.names])
+        for name in ("models", "errors"):
+            own_folder(path / name, path)
+        damaged: dict[Path, str] = {}
+        # Locks and what a kill left of unfinished writes begin with a dot.
+        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+            damaged = _damaged_spec(path, spec)
+        cells, samples, others = contents(path, spec.run_id)
+        return cls(path, spec, cells, samples, damaged | others)
+
+    def mend(self, progress: Progress) -> None:
+        """Set aside what is damaged, put in its place what there is of it, and say so.
+
+        For whoever holds the folder's lock. UsageError if it cannot be written.
+        """
+        mend(self.path, self.cells, self.samples, self.damaged, progress)
+        self.damaged = {}
+
+    def codes(self) -> pd.DataFrame:
+        """Return the run's code map; empty if there is none that can be read."""
+        damaged = self.path / CODES_FILE in self.damaged
+        return empty_table(CODES) if damaged else read_codes(self.path)
+
+    def verdicts(self) -> pd.DataFrame:
+        """Return the audit's verdicts; empty if there are none that can be read."""
+        damaged = self.path / VERDICTS_FILE in self.damaged
+        return empty_table(VERDICTS) if damaged else read_verdicts(self.path)
 
     def begin(self, provenance: Mapping[str, Any]) -> None:
         """Create the folder, or go on in it if the data are the same as when it was begun.
@@ -66,10 +98,9 @@ class RunFolder:
         """
         about = self.path / "run.json"
         if about.exists():
-            try:
-                before = json.loads(about.read_text("utf-8"))["dataset"]
-            except (ValueError, KeyError, TypeError):
-                raise UsageError(f"{about} is damaged; delete it to go on") from None
+            before = read_origin(self.path, self.spec).get("dataset")
+            if not isinstance(before, Mapping):
+                raise UsageError(f"{about} names no images; delete it to go on")
             for split in ("train_checksum", "test_checksum"):
                 if before.get(split) != provenance["dataset"][split]:
                     raise UsageError(
@@ -80,17 +111,30 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path / "spec.json", self.spec.to_json().encode())
             if not about.exists():
-                write_json(about, provenance)
+                write_json(about, {**provenance, "run_id": self.spec.run_id})
         except OSError as error:
-            raise UsageError(
-                f"cannot write to {self.path} ({error.strerror}); name a writable folder with --out"
-            ) from None
+            hint = "name a writable folder with --out"
+            raise cannot_write(self.path, error, hint) from None
+        self.beside.remember()
+
+    def tidy(self) -> None:
+        """Delete what a killed process left half-written; for whoever holds the folder's lock."""
+        # Those of spec.json and run.json stay: they are written before the lock is held.
+        for pattern in (".*.parquet*-*", "models/.*", "errors/.*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def is_final(self, seed: int, defense: DefenseSpec, attack: AttackSpec) -> bool:
         """Tell whether every cell of a sweep is there, ok or skipped."""
         own = self.cells[self._of_sweep(self.cells, seed, defense, attack)]
         final = own[own["status"].isin(FINAL)]
         return set(final["eps"]) >= set(attack.threat.eps)
+
+    def timed_out(self, seed: int, defense: DefenseSpec, attack: AttackSpec) -> bool:
+        """Tell whether a cell of a sweep failed because it took too long."""
+        own = self.cells[self._of_sweep(self.cells, seed, defense, attack)]
+        failed = own.loc[own["status"] == "failed", "reason"]
+        return any(str(reason).endswith(OPTION) for reason in failed)
 
     def put(
         self,
@@ -100,23 +144,48 @@ class RunFolder:
         cells: pd.DataFrame,
         samples: pd.DataFrame,
         pictures: pd.DataFrame,
-    ) -> None:
-        """Replace a sweep's rows in both tables, in memory and on disk; its pictures come first."""
-        if len(pictures):
-            put_pictures(self.path, pictures)
+    ) -> bool:
+        """Replace a sweep's rows in both tables, on disk and in memory; its pictures come first.
+
+        Return whether the folder had been deleted and was written anew. MachineError, with what is
+        kept, if it cannot be written.
+        """
         others = self.cells[~self._of_sweep(self.cells, seed, defense, attack)]
-        self.cells = _concat(others, cells)
+        kept_cells = _concat(others, cells)
         others = self.samples[~self._of_sweep(self.samples, seed, defense, attack)]
-        self.samples = _concat(others, samples)
-        write_tables(self.path, self.cells, self.samples)
+        kept_samples = _concat(others, samples)
+        with self._writing():
+            anew = self.beside.restore()
+            if len(pictures):
+                put_pictures(self.path, pictures)
+            keep_last(self.path)
+            write_tables(self.path, kept_cells, kept_samples)
+        self.cells, self.samples = kept_cells, kept_samples
+        self.beside.remember()
+        return anew
+
+    def put_model(self, record: ModelRecord) -> None:
+        """Write a trained defense's record; MachineError, with what is kept, if that fails."""
+        with self._writing():
+            write_model(self.path, record)
+        self.beside.remember()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, MemoryError) as error:
+            done = int(self.cells["status"].isin(FINAL).sum())
+            raise MachineError(
+                f"{fault_line(error) or error}; {done} finished cells are kept in {self.path}"
+            ) from error
 
     def keep_traceback(self, stem: str, error: Exception) -> str:
         """Keep a traceback for whoever debugs the plugin; return one line for the results."""
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)
         text = "".join(traceback.format_exception(error))
-        write_atomic(self.path / "errors" / f"{name}.txt", text.encode())
-        line = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {line[0] if line else 'no message'}"
+        with suppress(OSError):  # where there is no room for it, the line is enough
+            write_atomic(self.path / "errors" / f"{safe_name(stem)}.txt", text.encode())
+        return fault_line(error) if out_of_memory(error) else first_line(error)
 
     @staticmethod
     def _of_sweep(
@@ -134,6 +203,24 @@ def _concat(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     if first.empty or second.empty:  # pandas takes an empty frame's dtypes into account
         return (second if first.empty else first).reset_index(drop=True)
     return pd.concat([first, second], ignore_index=True)
+
+
+def _damaged_spec(path: Path, spec: RunSpec) -> dict[Path, str]:
+    """Return what becomes of the folder's spec if it is damaged; UsageError if it is another."""
+    file = path / "spec.json"
+    try:
+        found = read_spec(path)
+    except ResultsError as error:
+        if not file.exists():
+            raise
+        log.warning("%s; it is written anew", str(error).partition(";")[0])
+        return {file: "it is written anew"}
+    if found != spec:
+        raise UsageError(
+            f"{path} was made by another spec ({_difference(found, spec)});"
+            " move it away or name another --out"
+        )
+    return {}
 
 
 def _difference(found: RunSpec, wanted: RunSpec) -> str:

@@ -8,34 +8,39 @@ not suit a defense leaves skipped ones; the run goes on.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-import torch
 
-from benchmark.checkpoints import Checkpoints, cache_dir, model_key
+from benchmark.agenda import Work, agenda
+from benchmark.ambient import settings_now
+from benchmark.audit.auditing import Target, audit_defense, audit_failed, audit_rest, unaudited
+from benchmark.audit.tables import forget
 from benchmark.code_map import code_map
-from benchmark.code_points import put_codes, read_codes
-from benchmark.codes import code_distance
-from benchmark.datasets import DatasetSource, ImageDataset
+from benchmark.code_points import put_codes
+from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
-from benchmark.errors import TrainingError, UsageError
+from benchmark.guard import Kept, check_answers, intact
+from benchmark.loading import load_images, say_repeats
+from benchmark.locks import held
 from benchmark.pictures import PICTURES, encoded, pictured_eps
-from benchmark.plan import load_attack, load_defense
+from benchmark.plan import load_attack
 from benchmark.progress import Progress
 from benchmark.provenance import attack_versions, provenance
-from benchmark.registry import DATASETS
-from benchmark.results import CELLS, SAMPLES, ModelRecord, Status, make_table, write_model
+from benchmark.restart import failed_before
+from benchmark.results import CELLS, SAMPLES, ModelRecord, Status, make_table, read_models
 from benchmark.run_folder import RunFolder
-from benchmark.seeding import seeded
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, derive_seed
 from benchmark.stats import wilson_interval
+from benchmark.stretch import Limits
 from benchmark.suitability import unsuited
-from benchmark.sweep import BATCH_SIZE, Outcome, sweep
-from benchmark.training import TrainingSettings
+from benchmark.sweep import Outcome, sweep
+from benchmark.trained import trained
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -53,48 +58,45 @@ class RunResult:
 
 
 def run(
-    spec: RunSpec, *, out: Path, data_dir: Path | None, command: str, progress: Progress
+    spec: RunSpec,
+    *,
+    out: Path,
+    data_dir: Path | None,
+    command: str,
+    progress: Progress,
+    time_limit: float = 0.0,
+    audit: bool = True,
 ) -> RunResult:
     """Run what is still missing of ``spec`` under ``out`` and return where it stands.
 
     Raises UsageError before anything is computed when the folder, the data or the spec will not
-    do. Failed cells are tried again by the next call; ok and skipped ones never are.
+    do. Failed cells are tried again by the next call; ok and skipped ones never are. A training, or
+    a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
+    nothing can interrupt it ends the process, or begins it anew (:mod:`benchmark.restart`). With
+    ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.auditing`).
     """
     folder = RunFolder.open(out, spec)
-    lacks_codes = any(
-        _lacks_codes(folder, seed, defense) for seed in spec.seeds for defense in spec.defenses
-    )
-    if all(folder.is_final(*key) for key in _sweeps(spec)) and not lacks_codes:
-        return RunResult(folder.path, folder.cells, was_complete=True)
-    source = DATASETS.load(spec.dataset)
-    if not isinstance(source, DatasetSource):
-        raise UsageError(
-            f"dataset {spec.dataset!r}: {source!r} is no benchmark.datasets.DatasetSource"
-        )
-    train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
-    test_set = source.load("test", n=spec.n_test, data_dir=data_dir, device=spec.device)
+    failed = failed_before()
+    if not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder))):
+        return RunResult(folder.path, folder.cells, was_complete=not failed)
+    train_set, test_set = load_images(spec, data_dir)
     about = provenance(spec, train_set, test_set, command)
     folder.begin(about)
-    for seed in spec.seeds:
-        for defense in spec.defenses:
-            _Row(folder, about, seed, defense, progress).run(train_set, test_set)
+    say_repeats(about, spec, progress)
+    with held(folder.path / ".lock", str(folder.path), progress):
+        folder = RunFolder.open(out, spec)  # another process may have gone on with it
+        folder.tidy()
+        folder.mend(progress)
+        limits = Limits(time_limit, progress, set(failed))
+        for work in agenda(folder, failed):
+            row = _Row(folder, about, work.seed, work.defense, progress, limits, audit)
+            row.run(work, train_set, test_set)
+            if not (intact(train_set) and intact(test_set)):  # a plugin changed them in place
+                train_set, test_set = load_images(spec, data_dir)
+        if audit:
+            models = read_models(folder.path)
+            audit_rest(folder, models, train_set, test_set, progress, may_train=False)
     return RunResult(folder.path, folder.cells, was_complete=False)
-
-
-def _sweeps(spec: RunSpec) -> Iterator[tuple[int, DefenseSpec, AttackSpec]]:
-    for seed in spec.seeds:
-        for defense in spec.defenses:
-            for attack in spec.attacks:
-                yield seed, defense, attack
-
-
-def _lacks_codes(folder: RunFolder, seed: int, defense: DefenseSpec) -> bool:
-    """Tell whether a defense's code map is asked for and not there."""
-    asked = folder.spec.code_map
-    if asked is None or defense.name not in asked.defenses:
-        return False
-    there = read_codes(folder.path)
-    return not ((there["defense"] == defense.name) & (there["seed"] == seed)).any()
 
 
 @dataclass(frozen=True)
@@ -106,33 +108,66 @@ class _Row:
     seed: int
     defense: DefenseSpec
     progress: Progress
+    limits: Limits
+    audit: bool
 
-    def run(self, train_set: ImageDataset, test_set: ImageDataset) -> None:
-        """Train the defense and run the attacks that are still missing."""
+    def run(self, work: Work, train_set: ImageDataset, test_set: ImageDataset) -> None:
+        """Train the defense, ask it about clean images and run the attacks that are missing."""
         name, spec = self.defense.name, self.folder.spec
-        missing = [a for a in spec.attacks if not self.folder.is_final(self.seed, self.defense, a)]
-        lacks_codes = _lacks_codes(self.folder, self.seed, self.defense)
-        if not missing and not lacks_codes:
-            return
         self.progress.say(f"{name} (seed {self.seed}): training on {len(train_set)} images")
-        try:
+
+        def train() -> tuple[Defense, ModelRecord, str]:
             model, record = trained(
                 self.defense, train_set, test_set, seed=self.seed, progress=self.progress
             )
-        except Exception as error:
-            reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-training", error)
-            if isinstance(error, TrainingError):
-                reason = str(error)
-            self.progress.say(f"{name}: training failed: {reason}")
-            for attack in missing:
-                self._put(attack, [], f"training failed: {reason}")
+            return model, record, _summary(record)
+
+        ready = self._tried("training", work, train)
+        if ready is None:
             return
-        write_model(self.folder.path, record)
-        self.progress.say(f"{name}: {_summary(record)}")
-        for attack in missing:
-            self._attack(attack, model, test_set.head(attack.n))
-        if lacks_codes:
+        model, record, summary = ready
+        self.folder.put_model(record)
+        self.progress.say(f"{name}: {summary}")
+
+        def check() -> Kept:
+            images = test_set.head(max((a.n for a in work.attacks), default=1))
+            check_answers(model, images, derive_seed(self.seed, spec.dataset, name, "check"))
+            return Kept.of(model)
+
+        kept = self._tried("check", work, check)
+        if kept is None:
+            return
+        if work.attacks:
+            forget(self.folder.path, spec.dataset, name, self.seed)
+        for attack in work.attacks:
+            self._attack(attack, model, test_set.head(attack.n), kept)
+        if self.audit and work.attacks:
+            self._audit(model, train_set, test_set)
+            kept.restore()
+        if work.codes:
             self._map_codes(model, test_set)
+
+    def _tried(self, what: str, work: Work, do: Callable[[], Result]) -> Result | None:
+        """Return what ``do`` returns, or None if it fails, and with it all that is missing."""
+        name = self.defense.name
+
+        def fail(reason: str) -> None:
+            self._fail_codes()
+            for attack in work.attacks:
+                self._put(attack, [], f"{what} failed: {reason}")
+
+        try:
+            with self.limits.stretch(f"{name}: {what}", fail):
+                return do()
+        except Exception as error:
+            reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-{what}", error)
+            self.progress.say(f"{name}: {what} failed: {reason}")
+            fail(reason)
+            return None
+
+    def _fail_codes(self) -> None:
+        """Let this command, should it begin anew, make no further attempt at the code map."""
+        self.limits.failed.add((self.seed, self.defense.name, "", ""))
 
     def _map_codes(self, model: Defense, test_set: ImageDataset) -> None:
         """Bring the codes of test images to the plane; a failure costs the figure, not the run."""
@@ -140,18 +175,37 @@ class _Row:
         assert asked is not None
         images = test_set.head(asked.attack.n)
         try:
-            points = code_map(model, asked.attack, images, name=name, seed=self.seed)
+            with self.limits.stretch(f"{name}: code map", lambda _: self._fail_codes()):
+                points = code_map(model, asked.attack, images, name=name, seed=self.seed)
             put_codes(self.folder.path, points)
         except Exception as error:
+            self._fail_codes()
             reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-codes", error)
             self.progress.say(f"{name}: no code map: {reason}")
         else:
             self.progress.say(f"{name}: code map of {len(images)} test images")
 
-    def _attack(self, attack: AttackSpec, model: Defense, images: ImageDataset) -> None:
+    def _audit(self, model: Defense, train_set: ImageDataset, test_set: ImageDataset) -> None:
+        """Ask whether the attacks can be believed; a failure costs the verdict, not the run."""
+        name = self.defense.name
+
+        def fail(reason: str) -> None:
+            audit_failed(self.folder, name, self.seed, reason)
+
+        try:
+            with self.limits.stretch(f"{name}: audit", fail):
+                target = Target(name, self.seed, model)
+                audit_defense(self.folder, target, train_set, test_set, self.progress)
+        except Exception as error:
+            reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-audit", error)
+            self.progress.say(f"{name}: no audit: {reason}")
+            fail(reason)
+
+    def _attack(self, attack: AttackSpec, model: Defense, images: ImageDataset, kept: Kept) -> None:
         """Sweep one attack over its budgets; keep what was computed, whatever happens.
 
-        An attack that does not suit the defense is skipped, and its cells say why.
+        An attack that does not suit the defense is skipped, and its cells say why. The model is
+        afterwards what ``kept`` is.
         """
         spec = self.folder.spec
         outcomes: list[Outcome] = []
@@ -163,26 +217,35 @@ class _Row:
 
         failure = skipped = ""
         what = f"{self.defense.name}, {attack.name} ({attack.library})"
+
+        def keep(failure: str) -> None:
+            self._put(attack, outcomes, failure, images, skipped=skipped)
+
         try:
-            searched = load_attack(attack)
-            skipped = unsuited(model, searched, attack)
-            if not skipped:
-                for outcome in sweep(
-                    model,
-                    searched,
-                    attack,
-                    images,
-                    seed_at=seed_at,
-                    progress=self.progress,
-                    exact=spec.exact,
-                ):
-                    outcomes.append(outcome)
+            with self.limits.stretch(what, keep) as renew:
+                settings = settings_now()
+                searched = load_attack(attack)
+                skipped = unsuited(model, searched, attack)
+                if not skipped:
+                    for outcome in sweep(
+                        model,
+                        searched,
+                        attack,
+                        images,
+                        seed_at=seed_at,
+                        progress=self.progress,
+                        exact=spec.exact,
+                    ):
+                        kept.check("the attack, or forward under attack,", settings)
+                        outcomes.append(outcome)
+                        renew()
         except Exception as error:
             stem = f"{self.defense.name}-seed{self.seed}-{attack.library}-{attack.name}"
             failure = self.folder.keep_traceback(stem, error)
             self.progress.say(f"{what}: failed: {failure}")
         finally:
-            self._put(attack, outcomes, failure, images, skipped=skipped)
+            keep(failure)
+        kept.restore()
         if skipped:
             self.progress.say(f"{what}: skipped: {skipped}")
         elif not failure:
@@ -203,6 +266,9 @@ class _Row:
         skipped: str = "",
     ) -> None:
         """Write a sweep's rows: an ok cell per outcome, one with the reason per eps left."""
+        if failure:
+            names = (self.seed, self.defense.name, attack.name, attack.library)
+            self.limits.failed.add(names)
         cells = [
             self._cell(attack, outcome.eps, "ok", outcome.notes, _measured(outcome, attack.n))
             for outcome in outcomes
@@ -220,9 +286,9 @@ class _Row:
             tables = [self._samples(attack, outcome, images) for outcome in outcomes]
             samples = pd.concat(tables, ignore_index=True)
             pictures = self._pictures(attack, outcomes, samples, images)
-        self.folder.put(
-            self.seed, self.defense, attack, make_table(cells, CELLS), samples, pictures
-        )
+        table = make_table(cells, CELLS)
+        if self.folder.put(self.seed, self.defense, attack, table, samples, pictures):
+            self.progress.say(f"{self.folder.path} was deleted meanwhile: written anew from memory")
 
     def _key(self, attack: AttackSpec, eps: float) -> dict[str, Any]:
         return {
@@ -318,63 +384,6 @@ def _measured(outcome: Outcome, n: int) -> dict[str, float]:
         "median_distance": float(turned.quantile(0.5)) if len(turned) else math.nan,
         "seconds": outcome.seconds,
     }
-
-
-# --- training --------------------------------------------------------------------------------
-
-
-def trained(
-    spec: DefenseSpec,
-    train_set: ImageDataset,
-    test_set: ImageDataset,
-    *,
-    seed: int,
-    progress: Progress,
-) -> tuple[Defense, ModelRecord]:
-    """Return a defense in evaluation mode, trained now or taken from the cache, and its record."""
-    model_seed = derive_seed(seed, train_set.info.name, spec.name)
-    params = dict(spec.params)
-    if "training" in params:
-        params["training"] = TrainingSettings.build(params["training"])
-    cls = load_defense(spec.type)
-    with seeded(model_seed):
-        defense = cls(train_set.info, **params)
-    # Channels-last convolutions are up to twice as fast, on the CPU as on a GPU.
-    defense.to(train_set.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    key = model_key(defense, spec, train_set, model_seed)
-    cache = Checkpoints(cache_dir() / "models")
-    log = cache.load(key, defense)
-    if log is None:
-        with seeded(model_seed, train_set.device):
-            log = defense.fit(train_set, seed=model_seed, progress=progress)
-        try:
-            cache.save(key, defense, log)
-        except OSError as error:  # a full disk must not cost the trained model
-            progress.say(f"{spec.name}: not kept in {cache.folder} ({error.strerror})")
-    defense.eval()
-    return defense, ModelRecord(
-        defense=spec.name,
-        seed=seed,
-        key=key,
-        options=spec.params,
-        n_parameters=sum(p.numel() for p in defense.parameters()),
-        train_seconds=log.seconds,
-        log=log.epochs,
-        measures=_measures(defense, test_set, model_seed),
-    )
-
-
-@torch.no_grad()
-def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
-    """Return what is measured on a trained model besides attacks: its own, its codes' distance."""
-    with seeded(seed, test_set.device):
-        measures = dict(defense.measure(test_set))
-    with seeded(seed, test_set.device):
-        parts = [defense.embed(test_set.x(rows)) for rows in test_set.batches(BATCH_SIZE)]
-    codes = [part.double().cpu() for part in parts if part is not None]
-    if len(codes) == len(parts):
-        measures["code_distance"] = code_distance(torch.cat(codes).numpy(), seed)
-    return measures
 
 
 def _summary(record: ModelRecord) -> str:

@@ -7,18 +7,23 @@ Nothing here needs torch.
 
 import hashlib
 import json
-import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from benchmark.budgets import check_eps, parse_budget
 from benchmark.errors import UsageError, unknown_name
+from benchmark.typed import build
 
 NORMS = ("linf", "l2")
 INHOUSE = "inhouse"
 Params = Mapping[str, Any]
+
+MOST_CELLS = 1_000_000
+"""So many cells of a spec that is read from a file; a page about more could not be drawn."""
 
 
 @dataclass(frozen=True)
@@ -43,36 +48,10 @@ class ThreatModel:
             raise UsageError(f"eps must ascend without repetitions, got {list(self.eps)}")
 
 
-def check_eps(eps: float, norm: str) -> None:
-    """Raise a UsageError unless ``eps`` is a budget that ``norm`` allows."""
-    if not math.isfinite(eps):
-        raise UsageError(f"eps {eps}: not a finite number; budgets are numbers such as 0.1")
-    if eps < 0:
-        raise UsageError(f"eps {eps:g} is negative; budgets start at 0")
-    if norm == "linf" and eps > 1:
-        raise UsageError(
-            f"eps {eps:g} is above 1; l-inf budgets are in [0, 1] pixel units"
-            f" (8 of 255 grey levels is {8 / 255:.4f})"
-        )
-
-
 def check_count(option: str, n: int) -> None:
     """Raise a UsageError unless ``n`` images can be asked for with ``option``."""
     if n < 1:
         raise UsageError(f"{option} must be at least 1, got {n}")
-
-
-def parse_eps(text: str) -> tuple[float, ...]:
-    """Parse ``"0,0.1,0.2"`` into ascending distinct budgets (checked later, by the norm)."""
-    values = []
-    for word in text.split(","):
-        try:
-            values.append(float(word) + 0.0)  # + 0.0 turns -0.0 into 0.0
-        except ValueError:
-            raise UsageError(
-                f"--eps: {word.strip()!r} is not a number; write budgets as 0,0.1,0.2"
-            ) from None
-    return tuple(sorted(set(values)))
 
 
 @dataclass(frozen=True)
@@ -153,6 +132,8 @@ class RunSpec:
             check_count(option, n)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"--seeds must be distinct whole numbers, got {list(self.seeds)}")
+        if any(not -(2**63) <= seed < 2**63 for seed in self.seeds):
+            raise UsageError("--seeds: the tables hold whole numbers of 64 bits; give smaller ones")
 
     def to_json(self) -> str:
         """Return the spec as canonical JSON: equal specs give equal text."""
@@ -163,25 +144,25 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "RunSpec":
-        """Rebuild a spec from :meth:`to_json`; ValueError, KeyError or TypeError if it is none."""
-        raw = json.loads(text)
-        attacks = tuple(_attack(attack) for attack in raw.pop("attacks"))
-        defenses = tuple(DefenseSpec(**defense) for defense in raw.pop("defenses"))
-        seeds = tuple(raw.pop("seeds"))
-        codes = raw.pop("code_map", None)
-        if codes is not None:
-            codes = CodeMapSpec(tuple(codes["defenses"]), _attack(codes["attack"]))
-        return cls(**raw, seeds=seeds, defenses=defenses, attacks=attacks, code_map=codes)
+        """Rebuild a spec from :meth:`to_json`; errors as for :meth:`from_plain`, or ValueError."""
+        return cls.from_plain(json.loads(text))
+
+    @classmethod
+    def from_plain(cls, raw: Any) -> "RunSpec":
+        """Rebuild a spec from plain data; TypeError or UsageError if it is none."""
+        found: RunSpec = build(cls, raw, "spec")
+        cells = len(found.seeds) * len(found.defenses)
+        cells *= sum(len(attack.threat.eps) for attack in found.attacks)
+        if cells > MOST_CELLS:
+            raise UsageError(f"it names {cells:,} cells; {MOST_CELLS:,} are the most")
+        return found
 
     @property
     def run_id(self) -> str:
         """Name of the run's folder: dataset, preset and a hash of every setting."""
-        return f"{self.dataset}-{self.preset}-{digest(self.to_json())[:10]}"
-
-
-def _attack(raw: Mapping[str, Any]) -> AttackSpec:
-    threat = ThreatModel(raw["threat"]["norm"], tuple(raw["threat"]["eps"]))
-    return AttackSpec(**{**raw, "threat": threat})
+        # A dataset's plugin may be called anything; the hash keeps what is replaced apart.
+        name = re.sub(r"[^\w.:-]", "_", f"{self.dataset}-{self.preset}")[:100]
+        return f"{name}-{digest(self.to_json())[:10]}"
 
 
 def digest(*parts: object) -> str:
@@ -207,7 +188,11 @@ def read_preset(name: str) -> dict[str, Any]:
     """Return a preset's TOML as it stands; UsageError with the nearest name if there is none."""
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names())
-    return tomllib.loads((files("benchmark") / "presets" / f"{name}.toml").read_text("utf-8"))
+    file = files("benchmark") / "presets" / f"{name}.toml"
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"preset {name}: {file} is damaged ({error}); install anew") from None
 
 
 def preset_for(preset: str, dataset: str) -> dict[str, Any]:
@@ -218,7 +203,16 @@ def preset_for(preset: str, dataset: str) -> dict[str, Any]:
     """
     raw = read_preset(preset)
     base = preset_for(raw["base"], dataset) if "base" in raw else {}
-    return merge(merge(base, raw.get("defaults", {})), raw.get(dataset, {}))
+    return merge(merge(base, _section(raw, "defaults")), _section(raw, dataset))
+
+
+def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a preset's section; empty if it has none, or uses the name for a setting of its own.
+
+    A dataset may be called anything, ``description`` too.
+    """
+    found = raw.get(name, {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,9 +254,16 @@ def resolve_attack(
         name=name,
         type=own.pop("type", name),
         library=library,
-        threat=ThreatModel(norm, tuple(float(value) for value in grid)),
+        threat=ThreatModel(norm, tuple(_budget(name, value) for value in grid)),
         n=min(own.pop("n", n_test), n_test),
         eot=own.pop("eot", 1),
         bpda=own.pop("bpda", False),
         params={key: value for key, value in own.items() if value != "default"},
     )
+
+
+def _budget(attack: str, value: Any) -> float:
+    try:
+        return parse_budget(value)
+    except ValueError as error:
+        raise UsageError(f"attack {attack}: eps: {error}") from None

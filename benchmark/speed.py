@@ -26,18 +26,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.attack import MinimalAttack
-from benchmark.datasets import DatasetSource, ImageDataset
+from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
+from benchmark.faults import open_folder, rescued
+from benchmark.files import own_folder, safe_name
+from benchmark.loading import load_images, say_repeats
 from benchmark.plan import load_attack
 from benchmark.progress import Advance, Progress
 from benchmark.provenance import provenance
-from benchmark.registry import DATASETS
 from benchmark.results import finite, write_atomic, write_json
-from benchmark.runner import trained
 from benchmark.spec import INHOUSE, AttackSpec, ThreatModel, derive_seed
 from benchmark.speed_tasks import EXACT, Contestant, SpeedPlan, Task
 from benchmark.sweep import BATCH_SIZE, Outcome, sweep
+from benchmark.trained import trained
 from benchmark.view import attack_view
 
 FILE = "speed.json"
@@ -120,22 +122,14 @@ def measure_speed(
     anything is computed when the folder or the data will not do.
     """
     spec = plan.spec
-    source = DATASETS.load(spec.dataset)
-    if not isinstance(source, DatasetSource):
-        raise UsageError(f"dataset {spec.dataset!r}: {source!r} is no DatasetSource")
     try:
-        train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
-        test_set = source.load("test", n=spec.n_test, data_dir=data_dir, device=spec.device)
+        train_set, test_set = load_images(spec, data_dir)
     except UsageError as error:  # the option is called --n here
         raise UsageError(str(error).replace("--n-test", "--n")) from None
     path = out / plan.folder_name
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {path} ({error.strerror}); name a writable folder with --out"
-        ) from None
+    open_folder(path)
     about = provenance(spec, train_set, test_set, command)
+    say_repeats(about, spec, progress)
     models = {}
     for defense in spec.defenses:
         progress.say(f"{defense.name}: trained on {len(train_set)} images, or from the cache")
@@ -148,13 +142,15 @@ def measure_speed(
         measure(task, models[task.defense.name], test_set.head(task.n), plan, watch, progress)
         for task in plan.tasks
     ]
-    for measured in found:
-        for runs in measured.runs:
-            if runs.failure:
-                name = f"{measured.task.name}-{runs.contestant.name}.txt"
-                write_atomic(path / "errors" / name, runs.traceback.encode())
     result = finite(summary(plan, found, about))
-    write_json(path / FILE, result | {"provenance": about, "settings": asdict(plan.settings)})
+    with rescued(result, path):
+        for measured in found:
+            for runs in measured.runs:
+                if runs.failure:
+                    name = safe_name(f"{measured.task.name}-{runs.contestant.name}")
+                    file = own_folder(path / "errors", path) / f"{name}.txt"
+                    write_atomic(file, runs.traceback.encode())
+        write_json(path / FILE, result | {"provenance": about, "settings": asdict(plan.settings)})
     return Speed(path, result)
 
 

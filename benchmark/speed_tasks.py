@@ -15,6 +15,7 @@ from benchmark import __version__
 from benchmark.attack import BudgetAttack
 from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
+from benchmark.files import safe_name
 from benchmark.libraries import AttackLibrary
 from benchmark.plan import attack_class, load_attack, load_defense, plan
 from benchmark.registry import DEFENSES, LIBRARIES
@@ -130,7 +131,7 @@ class SpeedPlan:
     def folder_name(self) -> str:
         """Name of the folder for the results: dataset and a hash of every setting and version."""
         parts = (asdict(self.settings), self.spec.to_json(), sorted(self.versions.items()))
-        return f"speed-{self.settings.dataset}-{digest(*parts)[:10]}"
+        return f"speed-{safe_name(self.settings.dataset)}-{digest(*parts)[:10]}"
 
 
 def plan_speed(settings: SpeedSettings) -> SpeedPlan:

@@ -83,7 +83,7 @@ def paired_randomization(better: npt.ArrayLike, worse: npt.ArrayLike) -> float:
     speaks about other images under these trained models, not about other trainings.
     """
     up, down = _counts(better), _counts(worse)
-    if up.shape != down.shape or up.ndim != 1:
+    if up.shape != down.shape or up.ndim != 1 or not len(up):
         raise ValueError(f"two lists of equal length are needed, got {up.shape} and {down.shape}")
     images = up + down
     step = np.arange(1, len(images) + 1)

@@ -37,7 +37,9 @@ from benchmark.attack import Attack, BudgetAttack, MinimalAttack, SweepAttack
 from benchmark.batches import Batches, gpu_batch_size
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
-from benchmark.judge import Breach, admit, inside_for, slack
+from benchmark.errors import PluginError
+from benchmark.guard import check_batch, labels, modes
+from benchmark.judge import NOT_A_NUMBER, Breach, admit, inside_for, slack
 from benchmark.losses import margin
 from benchmark.norms import distance
 from benchmark.pictures import PICTURED
@@ -114,7 +116,8 @@ class _Images:
 def predict(defense: Defense, data: ImageDataset) -> Tensor:
     """Return the defense's labels (n,) for clean images, as deployed; int64, on the CPU."""
     rows = torch.arange(len(data), device=data.device)
-    parts = Batches(BATCH_SIZE).each(rows, lambda part: defense.predict(data.x(part)).cpu())
+    n_classes = data.info.n_classes
+    parts = Batches(BATCH_SIZE).each(rows, lambda part: labels(defense, data.x(part), n_classes))
     return torch.cat(parts)
 
 
@@ -286,18 +289,25 @@ class _Search:
                 self._descend(found, standing, budgets, seed, advance)
             else:
                 self.batches.each(standing, search, rng=rng)
+        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(standing):
+            raise PluginError(
+                f"the attack returned no number for all {len(standing)} images that it was given"
+            )
 
     def _attack(self, found: _Images, rows: Tensor, eps: float, search: _Searching) -> None:
         """Put what ``search`` finds for ``rows`` into ``found``, judged."""
         on_device = rows.to(self.data.device)
         x, y = self.data.x(on_device), self.data.labels[on_device]
         with self._view(len(x)) as view:
+            before = modes(self.defense)
             x_adv = search(view, x, y)
+            check_batch(view, self.data, on_device, (x, y), before)
             forwards, backwards = view.counts()
         x_adv, breaches = admit(x_adv, x, eps, self.spec.threat.norm)
-        pred = self.batches.each(x_adv, lambda part: self.defense.predict(part).cpu())
         far = distance(x_adv, x, self.spec.threat.norm).cpu()
         pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
+        n_classes = self.data.info.n_classes
+        pred = self.batches.each(x_adv, lambda part: labels(self.defense, part, n_classes))
         found.put(rows, _Images(torch.cat(pred), far, forwards, backwards, pixels))
         self._note(breaches)
 

@@ -17,11 +17,13 @@ from torch.optim.lr_scheduler import StepLR
 
 from benchmark.attacks.pgd import PGD
 from benchmark.augment import random_crop_flip
+from benchmark.budgets import check_eps, check_step
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import TrainingError, UsageError, unknown_name
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
+from benchmark.training_state import Part, Phase
 from benchmark.view import attack_view
 
 Step = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -55,8 +57,13 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.adversary_steps) < 1:
             raise UsageError("training: epochs, batch_size and adversary_steps must be at least 1")
-        if not (self.lr > 0 and 0 <= self.adversary_eps <= 1):
-            raise UsageError("training: lr must be above 0 and adversary_eps in [0, 1]")
+        if not self.lr > 0:
+            raise UsageError(f"training: lr must be above 0, got {self.lr}")
+        try:
+            check_eps(self.adversary_eps, "linf")
+            check_step(self.adversary_step_size, "linf")
+        except (UsageError, ValueError) as error:
+            raise UsageError(f"training: adversary: {error}") from None
 
     @classmethod
     def build(cls, params: Mapping[str, Any]) -> "TrainingSettings":
@@ -114,11 +121,15 @@ def train(
     seed: int,
     progress: Progress,
     measure: Measure | None = None,
+    state: Sequence[Part] | None = None,
 ) -> TrainingLog:
     """Train ``defense`` with ``step`` over ``settings.epochs`` and return the log.
 
-    ``data`` is a uint8 dataset on the model's device. Raises TrainingError when the loss is not
-    finite. The model is left in evaluation mode.
+    ``data`` is a uint8 dataset on the model's device. ``state`` is what ``step`` and ``measure``
+    change besides the model and ``optimizers``: generators that they draw from, other optimisers,
+    anything with a ``state_dict``. With it a training that was killed goes on from its last epoch
+    (:mod:`benchmark.training_state`); without it, it starts anew. Raises TrainingError when the
+    loss is not finite. The model is left in evaluation mode.
     """
     start = time.perf_counter()
     rng = generator(seed, data.device)
@@ -129,12 +140,15 @@ def train(
         for optimizer in optimizers
     ]
     n_batches = max(1, len(train_set) // settings.batch_size)
-    epochs: list[dict[str, float]] = []
+    parts: list[Part] = [defense, *optimizers, *schedules, rng]
+    phase = Phase(parts, state, epochs=settings.epochs, device=data.device)
     with (
         seeded(seed, data.device),  # dropout and a defense's own noise take no generator
         progress.task("training", settings.epochs * n_batches) as advance,
     ):
-        for epoch in range(1, settings.epochs + 1):
+        epochs, before = phase.restore()
+        advance(len(epochs) * n_batches)
+        for epoch in range(len(epochs) + 1, settings.epochs + 1):
             epoch_start = time.perf_counter()
             defense.train()
             order = torch.randperm(len(train_set), generator=rng, device=data.device)
@@ -163,7 +177,9 @@ def train(
             row["seconds"] = time.perf_counter() - epoch_start
             epochs.append(row)
             advance(0, _status(row))
-    return TrainingLog(epochs, time.perf_counter() - start)
+            phase.keep(epochs, before + time.perf_counter() - start)
+    defense.eval()
+    return TrainingLog(epochs, before + time.perf_counter() - start)
 
 
 def _stop_if_broken(defense: Defense, total_loss: Tensor, epoch: int, batch: int) -> None:

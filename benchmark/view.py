@@ -10,6 +10,7 @@ classifier behind the generator says of them: an attacker in the latent space kn
 The search for an image's latents, which lies between the two for any other image, stays closed.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,11 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.defense import Defense
+from benchmark.errors import PluginError
 from benchmark.losses import Loss
 
 INSIDE = 1e-6
 """How far inside [0, 1] a clamping defense is differentiated: far above float32's spacing at 1
 (6e-8), far below one grey level (4e-3)."""
+
+LOOK = {"cuda": 8}
+"""By device, 1 elsewhere: of so many queries one is looked at, whether its answer is a number. A
+look costs a GPU a few launches."""
 
 
 class AttackView(nn.Module):
@@ -45,6 +51,8 @@ class AttackView(nn.Module):
         self.dtype = torch.float32
         self._forwards = 0.0
         self._backwards = 0.0
+        self._queries = 0
+        self._broken = torch.zeros((), dtype=torch.int64)
         self._selected: list[tuple[Tensor, AttackView]] = []
 
     @property
@@ -137,6 +145,10 @@ class AttackView(nn.Module):
         forwards, backwards = self._counts()
         return forwards.round().long(), backwards.round().long()
 
+    def broken(self) -> int:
+        """Return how many answers so far were not finite for images in [0, 1] (see ``LOOK``)."""
+        return int(self._broken) + sum(view.broken() for _, view in self._selected)
+
     def _counts(self) -> tuple[Tensor, Tensor]:
         forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)
         backwards = torch.full((self.rows,), self._backwards, dtype=torch.float64)
@@ -159,13 +171,31 @@ class AttackView(nn.Module):
             # Evaluate just inside the box; the gradient passes to x as it is.
             x = x + (x.detach().clamp(self.inside, 1 - self.inside) - x.detach())
         if not self.bpda:
-            return self._counted(self.defense(x))
+            return self._counted(self._looked_at(x, self.defense(x)))
         if self.defense.exact_surrogate:
-            return self._counted(self.defense.surrogate(x))
+            return self._counted(self._looked_at(x, self.defense.surrogate(x)))
         with torch.no_grad():
             value = self.defense(x)
         stand_in = self.defense.surrogate(x)
-        return self._counted(stand_in + (value - stand_in).detach(), passes=2)
+        if stand_in.shape != value.shape:
+            raise PluginError(
+                f"surrogate returned shape {tuple(stand_in.shape)} where forward returned"
+                f" {tuple(value.shape)}; they must be alike"
+            )
+        answer = stand_in + (value - stand_in).detach()
+        return self._counted(self._looked_at(x, answer), passes=2)
+
+    def _looked_at(self, x: Tensor, answer: Tensor) -> Tensor:
+        """Count what is no number, unless a coarser ``dtype`` or the image may be the reason."""
+        self._queries += 1
+        if self.dtype != torch.float32 or self._queries % LOOK.get(x.device.type, 1):
+            return answer
+        # The sum tells in one operation; but a GPU is not waited for.
+        if x.is_cuda or not math.isfinite(answer.detach().sum().item()):
+            broken = ~answer.detach().isfinite().flatten(1).all(1)
+            inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+            self._broken = self._broken.to(x.device) + (broken & inside).sum()
+        return answer
 
     def _counted(self, answer: Tensor, passes: int = 1) -> Tensor:
         """Count a query that took ``passes``; its backward pass counts itself by a hook."""

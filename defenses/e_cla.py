@@ -84,6 +84,7 @@ class EncoderClassifier(Defense):
             seed=seed,
             progress=progress,
             measure=self.code_measure(seed),
+            state=[rng],
         )
         return TrainingLog(before.epochs + log.epochs, before.seconds + log.seconds)
 

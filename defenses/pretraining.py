@@ -80,6 +80,7 @@ def pretrain(
         settings=settings,
         seed=seed,
         progress=_Pretraining(progress),
+        state=(),
     )
     rows = [row | {"epoch": row["epoch"] - settings.epochs} for row in log.epochs]
     return TrainingLog(rows, log.seconds)

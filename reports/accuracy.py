@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from reports import figures, tables
+from reports.flags import flagged, flags, flags_of
 from reports.section import RunContext, Section, shown, slug
 from reports.studies import study_curves
 from reports.tables import ATTACK_KEY
@@ -15,15 +16,18 @@ def make(context: RunContext) -> Section:
     spec, prefix = context.run.spec, context.prefix
     files = {f"{prefix}accuracy.csv": tables.table_csv(context.pooled).encode()}
     attacks = []
-    for i, table in enumerate(tables.accuracy_tables(context.pooled), 1):
+    for i, table in enumerate(tables.accuracy_tables(context.pooled, flags(context)), 1):
         name = f"{prefix}{i:02d}-{slug(*(table.attack[key] for key in ATTACK_KEY))}"
         if table.rows:
             files[f"{name}.csv"] = table.csv().encode()
             files[f"{name}.md"] = table.markdown().encode()
             files[f"{name}.tex"] = table.latex().encode()
         own = _rows_of(context.pooled, table.attack), _rows_of(context.cells, table.attack)
-        picture = study_curves(*own, spec) if spec.study else None
-        picture = picture or figures.security_curves(*own, context.styles)
+        words = flags_of(context, table.attack["norm"])
+        picture = study_curves(*own, spec, words) if spec.study else None
+        picture = picture or figures.security_curves(
+            *own, context.styles, labels=flagged(own[0], words)
+        )
         figure = shown(name, picture, files) if picture else None
         attacks.append({"table": table, "file": name, "figure": figure})
     view = {"attacks": attacks, "seeds": len(spec.seeds), "csv": f"{prefix}accuracy.csv"}

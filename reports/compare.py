@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from reports import tables
+from reports.flags import flags
 from reports.outcomes import Outcomes, in_order, outcomes
 from reports.pairs import (
     LEVEL,
@@ -72,6 +73,7 @@ def make(context: RunContext) -> Section | None:
         "seeds": max(c.seeds for c in compared),
         "absent": [name for name in order if not any(name in (c.a, c.b) for c in compared)],
         "file": f"{prefix}compare",
+        "masked": sorted({name for (_, name), word in flags(context).items() if word == "masked"}),
     }
     return Section("compare", "Which defense is better", "sections/compare.html.j2", view, files)
 

@@ -8,6 +8,7 @@ import pandas as pd
 from benchmark.results import Run
 from reports import figures, tables
 from reports.compare import in_words
+from reports.flags import flags_of, labelled
 from reports.models import mapping
 from reports.outcomes import aligned, in_order, outcomes
 from reports.pairs import (
@@ -277,12 +278,14 @@ def _curves(
     defenses: Sequence[str],
 ) -> Any:
     """Draw both runs' curves: the first's solid, the other's dashed."""
-    styles, switches = {}, {}
+    styles, switches, labels = {}, {}, {}
     frames: list[list[pd.DataFrame]] = [[], []]
     for i, dashes in ((a, "-"), (b, (0, (4, 2)))):
         context = contexts[i]
+        words = flags_of(context, attack["norm"])
         for defense in defenses:
             name = f"{defense}, {_name(i)}"
+            labels[name] = f"{labelled(defense, words)}, {_name(i)}"
             styles[name] = {**context.styles[defense], "linestyle": dashes}
             switches[name] = defense
         for kept, whole in zip(frames, (context.pooled, context.cells), strict=True):
@@ -293,4 +296,4 @@ def _curves(
             kept.append(own.assign(defense=own["defense"] + f", {_name(i)}"))
     pooled, cells = (pd.concat(kept, ignore_index=True) for kept in frames)
     subject = f"{_name(a)} solid, {_name(b)} dashed"
-    return figures.security_curves(pooled, cells, styles, subject, switches)
+    return figures.security_curves(pooled, cells, styles, subject, switches, labels)

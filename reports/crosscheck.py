@@ -10,6 +10,8 @@ import pandas as pd
 
 from benchmark.crosscheck.results import Crosscheck, pair_key, read_crosscheck
 from benchmark.errors import UsageError
+from benchmark.faults import cannot_write
+from benchmark.files import plain_file, real
 from benchmark.results import write_atomic
 from reports import figures, interactive
 from reports.section import shown
@@ -18,6 +20,7 @@ from reports.templating import asset, environment
 
 View = dict[str, Any]
 PAGE = "crosscheck.html"
+MOST_IMAGE_BYTES = 2**22
 
 
 def write_page(folder: Path) -> Path:
@@ -29,7 +32,7 @@ def write_page(folder: Path) -> Path:
             write_atomic(folder / name, data)
         write_atomic(folder / PAGE, html.encode())
     except OSError as error:
-        raise UsageError(f"report: cannot write to {folder} ({error.strerror})") from None
+        raise cannot_write(folder, error, "", what="report: ") from None
     return folder / PAGE
 
 
@@ -163,26 +166,34 @@ def _offender(found: Crosscheck, record: Mapping[str, Any]) -> View:
                 "library": answer["library"],
                 "words": words,
                 "success": answer["success"],
-                "image": _png(found.path / answer["image"]),
-                "difference": _png(found.path / answer["difference"]),
+                "image": _png(found.path, answer["image"]),
+                "difference": _png(found.path, answer["difference"]),
                 "alt": f"Image {sample} as {answer['library']} changed it{budget}; {words}.",
             }
         )
     return {
         "heading": f"Image {sample}, label {label}{budget}",
-        "original": _png(found.path / record["original"]),
+        "original": _png(found.path, record["original"]),
         "alt": f"Image {sample} as it was, label {label}.",
         "gain": f"{record['gain']:.3g}",
         "answers": answers,
     }
 
 
-def _png(path: Path) -> str:
+def _png(folder: Path, name: str) -> str:
+    """Return an image of the folder as an address; UsageError unless it is a PNG file in it."""
+    path = folder / name
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError as error:
-        raise UsageError(f"{path}: not readable ({error.strerror})") from None
-    return f"data:image/png;base64,{data}"
+        # A stranger's record may name any file of this machine, which the page would then show.
+        if not real(path).is_relative_to(real(folder)):
+            raise ValueError("it is not in this folder")
+        plain_file(path, MOST_IMAGE_BYTES)
+        data = path.read_bytes()
+        if not data.startswith(b"\x89PNG\r\n"):
+            raise ValueError("it is no PNG file")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable ({error})") from None
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _facts(found: Crosscheck) -> list[tuple[str, str]]:

@@ -1,11 +1,11 @@
 """What ``dimension`` left in its folders, for the paper's Table 3."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.json_files import read_json
 from benchmark.results import ResultsError
 from reports.tables import is_number
 
@@ -43,7 +43,7 @@ def read_dimension(path: Path) -> DimensionResult:
     """Read a folder; ResultsError says what is wrong with it."""
     file = path / FILE
     try:
-        raw = json.loads(file.read_text("utf-8"))
+        raw = read_json(file)
         estimates = tuple({key: row[key] for key in ESTIMATE} for row in raw["estimates"])
         found = raw.get("library_estimate")
         about = raw.get("library") or {}

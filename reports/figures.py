@@ -54,13 +54,15 @@ def security_curves(
     styles: Mapping[str, Mapping[str, Any]],
     subject: str = "",
     switches: Mapping[str, str] = MappingProxyType({}),
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Picture | None:
     """Draw robust accuracy against eps under one attack; None where no cell is ok.
 
     ``pooled`` and ``cells`` are the attack's rows of :func:`reports.tables.pool` and
     :func:`reports.tables.grid`. Where a cell is not ok its line is broken, not bridged. ``subject``
     is what the title names beside the dataset. ``switches`` names the defense that a line belongs
-    to where the frames call it otherwise.
+    to where the frames call it otherwise, ``labels`` what the legend calls it, such as with the
+    audit's verdict.
     """
     if not (pooled["status"] == "ok").any():
         return None
@@ -69,19 +71,20 @@ def security_curves(
     lines: list[Line] = []
     with canvas() as figure:
         axes = figure.add_subplot()
-        drawn = []
+        drawn: dict[str, Mapping[str, Any]] = {}
         for name in dict.fromkeys(pooled["defense"]):
             points = pooled[pooled["defense"] == name].sort_values("eps")
             if not (points["status"] == "ok").any():
                 continue
-            drawn.append(name)
-            words.append(_in_words(name, points))
+            label = labels.get(name, name)
+            drawn[label] = styles[name]
+            words.append(_in_words(label, points))
             defense = switches.get(name, name)
             _curve(axes, points, styles[name])
-            lines.append(_line(name, points, styles[name], defense))
+            lines.append(_line(label, points, styles[name], defense))
             own = cells[(cells["defense"] == name) & (cells["status"] == "ok")]
             if own["seed"].nunique() > 1:
-                lines.append(_seeds(name, own, styles[name], defense))
+                lines.append(_seeds(label, own, styles[name], defense))
                 dots: dict[str, Any] = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
                 color = [styles[name]["color"]]
                 axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
@@ -90,7 +93,7 @@ def security_curves(
         x_label = f"eps, {norm} ({unit})"
         frame(axes, x_label, "robust accuracy", fraction=True)
         title = f"{attack['dataset']}{subject and ', '}{subject}: {attack_title(attack)}"
-        finish(figure, axes, title, drawn, styles)
+        finish(figure, axes, title, list(drawn), drawn)
         alt = f"Robust accuracy against eps on {title}. {' '.join(words)}"
         chart = Chart(title, x_label, "robust accuracy", lines, fraction=True)
         return Picture(*render(figure), alt, chart.json())

@@ -7,13 +7,17 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from benchmark.audit.tables import read_audit
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
+from benchmark.faults import cannot_write
+from benchmark.files import own_folder, real
 from benchmark.results import Run, read_run, write_atomic
 from benchmark.spec import digest
 from reports import (
     accuracy,
     attack_pictures,
+    audit,
     code_map,
     compare,
     compare_runs,
@@ -39,6 +43,7 @@ from reports.templating import asset, environment
 
 SECTIONS: tuple[SectionMaker, ...] = (
     trust.make,
+    audit.make,
     accuracy.make,
     libraries.make,
     worst_case.make,
@@ -70,7 +75,7 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     page is the report. What an earlier report wrote beside the same page, and this one does not, is
     deleted.
     """
-    named = list({path.resolve(): path for path in run_dirs}.values())
+    named = list({real(path): path for path in run_dirs}.values())
     if not named:
         raise UsageError("report: name at least one run folder")
     pages = [crosscheck.write_page(path) for path in named if is_crosscheck(path)]
@@ -82,8 +87,10 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     if out is None and len(distinct) == 1:
         out = distinct[0] / "report"
     elif out is None:
-        name = digest(*(path.resolve().name for path in distinct))[:10]
+        name = digest(*(real(path).name for path in distinct))[:10]
         out = distinct[0] / f"report-{name}"
+    if out.parent == distinct[0]:
+        own_folder(out, distinct[0])  # the run may be a stranger's, and hold a link there
     page = out if out.suffix.lower() == ".html" else out / "report.html"
     links = [
         (crosscheck.title(read_crosscheck(path.parent)), _link(path, page.parent)) for path in pages
@@ -95,13 +102,13 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
         write_atomic(page, html.encode())
         clear_away(page, files)
     except OSError as error:
-        raise UsageError(f"report: cannot write to {page.parent} ({error.strerror})") from None
+        raise cannot_write(page.parent, error, "", what="report: ") from None
     return page
 
 
 def _link(page: Path, folder: Path) -> str:
     """Return the address of ``page`` as seen from ``folder``."""
-    return quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+    return quote(Path(os.path.relpath(real(page), real(folder))).as_posix())
 
 
 def render(
@@ -154,7 +161,16 @@ def _contexts(runs: Sequence[Run]) -> list[RunContext]:
         prefix = f"run{rank}-" if rank else ""
         pooled = tables.pool(cells, run.samples)
         contexts.append(
-            RunContext(run, cells, pooled, styles, prefix, f"{prefix}{slug(run.run_id)}", rank)
+            RunContext(
+                run,
+                cells,
+                pooled,
+                styles,
+                prefix,
+                f"{prefix}{slug(run.run_id)}",
+                rank,
+                read_audit(run.path),
+            )
         )
     return contexts
 

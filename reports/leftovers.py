@@ -4,10 +4,10 @@ Each report keeps the list of its files beside its page; nothing that is not on 
 touched.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from benchmark.json_files import read_json
 from benchmark.results import write_json
 
 
@@ -27,7 +27,7 @@ def clear_away(page: Path, written: Iterable[str]) -> None:
 def _listed(listing: Path) -> list[str]:
     """Return the names on the list; none where it is absent or damaged."""
     try:
-        found = json.loads(listing.read_text("utf-8"))["files"]
+        found = read_json(listing)["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

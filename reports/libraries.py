@@ -1,6 +1,7 @@
 """The same attack in several libraries: a figure per defense and attack, a curve per library."""
 
 from reports import figures
+from reports.flags import flags_of, labelled
 from reports.section import RunContext, Section, shown, slug
 
 KEY = ["norm", "attack", "defense"]
@@ -30,7 +31,9 @@ def make(context: RunContext) -> Section | None:
             for frame in (pooled, cells)
         )
         switches = dict.fromkeys(libraries, defense)
-        picture = figures.security_curves(own, single, styles, defense, switches)
+        words = flags_of(context, str(own["norm"].iloc[0]))
+        subject = labelled(defense, words)
+        picture = figures.security_curves(own, single, styles, subject, switches)
         assert picture is not None  # two libraries have a result
         name = f"{context.prefix}libraries-{i:02d}-{slug(attack, defense)}"
         pictures.append({"figure": shown(name, picture, files), "defense": defense})

@@ -3,8 +3,9 @@
 Everything that compares images (worst case, paired tests, cost) starts here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from reports.section import RunContext
 
 ABSENT, FELL, STOOD = -1, 0, 1
 
+Distances = npt.NDArray[np.float64]
 Fates = npt.NDArray[np.int8]
 """Images' fates: ``STOOD``, ``FELL`` or, where the attack did not see the image, ``ABSENT``."""
 
@@ -25,13 +27,17 @@ class Outcomes:
     """The cells of a run that are ok, and their images.
 
     ``cells`` holds their keys, a row per cell, ``images`` the sample ids, ascending. ``stood`` and
-    ``clean`` (cells, images) are the images' fates under attack and without one.
+    ``clean`` (cells, images) are the images' fates under attack and without one. ``audited`` maps
+    (norm, defense, seed) to the distances (images,) within which the audit's own attacks turned
+    them: infinite where they did not, NaN where they did not see the image. It lacks stochastic
+    defenses, on which ten attacks more are ten draws more.
     """
 
     cells: pd.DataFrame
     images: npt.NDArray[np.int64]
     stood: Fates
     clean: Fates
+    audited: Mapping[tuple[str, str, int], Distances] = field(default_factory=dict)
 
 
 def outcomes(context: RunContext) -> Outcomes:
@@ -47,16 +53,48 @@ def outcomes(context: RunContext) -> Outcomes:
     stood[codes, ids] = ~samples["success"].to_numpy(dtype=bool)
     clean[codes, ids] = samples["pred_clean"].to_numpy() == samples["label"].to_numpy()
     cells = cells[kept].reset_index(drop=True)
-    return Outcomes(cells, np.asarray(images), stood[kept], clean[kept])
+    images = np.asarray(images)
+    return Outcomes(cells, images, stood[kept], clean[kept], _audited(context, images))
+
+
+def _audited(
+    context: RunContext, images: npt.NDArray[np.int64]
+) -> dict[tuple[str, str, int], Distances]:
+    samples = context.audit.samples
+    samples = samples[samples["dataset"] == context.run.spec.dataset]
+    samples = samples[np.isin(samples["sample_id"].to_numpy(), images)]
+    verdicts = context.audit.verdicts
+    random = set(verdicts.loc[verdicts["stochastic"].astype(bool), "defense"])
+    samples = samples[~samples["defense"].isin(random)]
+    found = {}
+    key: Any
+    for key, own in samples.groupby(["norm", "defense", "seed"], observed=True):
+        turned = (own["success"] & (own["pred_clean"] == own["label"])).to_numpy()
+        # Rounding may carry an image a hair outside the ball that it was judged in.
+        within = np.minimum(own["distance"].to_numpy(dtype=float), own["eps"].to_numpy(dtype=float))
+        reach = np.full(len(images), np.nan)
+        places = np.searchsorted(images, own["sample_id"].to_numpy())
+        np.fmin.at(reach, places, np.where(turned, within, np.inf))
+        norm, defense, seed = key
+        found[str(norm), str(defense), int(seed)] = reach
+    return found
 
 
 def aligned(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
     """Return both with the images alone that they share, in the same columns."""
     images, in_a, in_b = np.intersect1d(a.images, b.images, return_indices=True)
     return (
-        replace(a, images=images, stood=a.stood[:, in_a], clean=a.clean[:, in_a]),
-        replace(b, images=images, stood=b.stood[:, in_b], clean=b.clean[:, in_b]),
+        _chosen(a, images, in_a),
+        _chosen(b, images, in_b),
     )
+
+
+def _chosen(
+    found: Outcomes, images: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+) -> Outcomes:
+    audited = {key: reach[columns] for key, reach in found.audited.items()}
+    fates = found.stood[:, columns], found.clean[:, columns]
+    return replace(found, images=images, stood=fates[0], clean=fates[1], audited=audited)
 
 
 def worst(stood: Fates) -> Fates:
@@ -66,6 +104,19 @@ def worst(stood: Fates) -> Fates:
     """
     fate = stood.min(axis=0)  # ABSENT is below FELL is below STOOD
     return np.asarray(fate, dtype=np.int8)
+
+
+def audit_turned(
+    found: Outcomes, norm: str, defense: str, seed: int, eps: float
+) -> npt.NDArray[np.bool_]:
+    """Tell of each image whether the audit's own attacks turned it within ``eps``.
+
+    An image that they turned at a smaller eps lies in the larger ball too.
+    """
+    reach = found.audited.get((norm, defense, seed))
+    if reach is None:
+        return np.zeros(len(found.images), dtype=bool)
+    return np.asarray(reach <= eps)
 
 
 def worst_seen(stood: Fates) -> Fates:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.audit.tables import AuditTables, no_audit
 from benchmark.results import Run
 from reports.drawing import Picture
 
@@ -26,7 +27,7 @@ class RunContext:
     ``cells`` is :func:`reports.tables.grid`'s frame and ``pooled`` :func:`reports.tables.pool`'s.
     ``styles`` gives each defense its look over the whole report. File names begin with ``prefix``
     (empty where the report is about one run) and ids in the page with ``id``. ``rank`` is the
-    run's number where there are several, else 0.
+    run's number where there are several, else 0. ``audit`` is what the run's audit left.
     """
 
     run: Run
@@ -36,6 +37,7 @@ class RunContext:
     prefix: str
     id: str
     rank: int = 0
+    audit: AuditTables = field(default_factory=no_audit)
 
     @property
     def title(self) -> str:

@@ -1,11 +1,11 @@
 """One self-contained page about a ``speed`` measurement: bars, tables, and where it was taken."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UsageError
+from benchmark.faults import cannot_write
+from benchmark.json_files import read_json
 from benchmark.results import ResultsError, write_atomic
 from benchmark.speed_console import TITLES, sentences
 from reports.drawing import Picture, canvas, plain, render
@@ -33,7 +33,7 @@ def write_page(folder: Path) -> Path:
             write_atomic(folder / name, data)
         write_atomic(folder / PAGE, page.encode())
     except OSError as error:
-        raise UsageError(f"report: cannot write to {folder} ({error.strerror})") from None
+        raise cannot_write(folder, error, "", what="report: ") from None
     return folder / PAGE
 
 
@@ -41,7 +41,7 @@ def read_speed(folder: Path) -> Row:
     """Read a folder's object; ResultsError says what is wrong with it."""
     file = folder / FILE
     try:
-        found = json.loads(file.read_text("utf-8"))
+        found = read_json(file)
         lacking = [key for key in NEEDED if key not in found]
     except (OSError, ValueError, TypeError) as error:
         raise ResultsError(f"{file}: not a speed measurement ({error})") from None

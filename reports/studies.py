@@ -1,6 +1,7 @@
 """Figures of a study: one option of a defense over several values (the paper's Figure 4)."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import seaborn as sns
 from benchmark.spec import DefenseSpec, RunSpec
 from reports.drawing import Picture
 from reports.figures import line_styles, security_curves
+from reports.flags import flagged
 from reports.tables import is_number
 
 
@@ -25,11 +27,17 @@ def member(defense: DefenseSpec) -> tuple[str, Any] | None:
     return (option, defense.params[option]) if option in defense.params else None
 
 
-def study_curves(pooled: pd.DataFrame, cells: pd.DataFrame, spec: RunSpec) -> Picture | None:
+def study_curves(
+    pooled: pd.DataFrame,
+    cells: pd.DataFrame,
+    spec: RunSpec,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Picture | None:
     """Draw robust accuracy against eps under one attack, a curve per value, in their order.
 
     ``pooled`` and ``cells`` are as for :func:`reports.figures.security_curves`. The colours go
-    from dark to light with the value. None where no cell of a member is ok.
+    from dark to light with the value. ``flags`` are the audit's words for members. None where no
+    cell of a member is ok.
     """
     found = {defense.name: member(defense) for defense in spec.defenses}
     members = {name: values for name, values in found.items() if values is not None}
@@ -44,7 +52,8 @@ def study_curves(pooled: pd.DataFrame, cells: pd.DataFrame, spec: RunSpec) -> Pi
     styles = sequential_styles(list(labels.values()))
     subject = "" if several else types.pop()
     switches = {label: name for name, label in labels.items()}
-    return security_curves(pooled, cells, styles, subject, switches)
+    words = {label: flags[name] for name, label in labels.items() if name in flags}
+    return security_curves(pooled, cells, styles, subject, switches, flagged(pooled, words))
 
 
 def sequential_styles(names: list[str]) -> dict[str, Mapping[str, Any]]:

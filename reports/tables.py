@@ -7,7 +7,8 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,8 @@ class Cell:
 class AccuracyTable:
     """Robust accuracy under one attack: a row per defense (clean first), a column per eps.
 
-    Defenses of which every cell was skipped have no row; ``skipped`` names them.
+    Defenses of which every cell was skipped have no row; ``skipped`` names them. ``flags`` are the
+    audit's words for defenses, empty where the run was not audited.
     """
 
     attack: Mapping[str, str]
@@ -171,6 +173,7 @@ class AccuracyTable:
     skipped: list[str]
     images: str
     seeds: int
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -181,18 +184,25 @@ class AccuracyTable:
         """Return the table as it reads, comma-separated."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["defense", "clean", *(f"eps {eps:g}" for eps in self.eps)])
-        for name, clean, cells in self.rows:
-            writer.writerow([name, clean.text, *(cell.text for cell in cells)])
+        writer.writerows([self._header(), *self._words()])
         return out.getvalue()
 
     def markdown(self) -> str:
         """Return the table as it reads, with pipes."""
-        header = ["defense", "clean", *(f"eps {eps:g}" for eps in self.eps)]
-        rows = [
-            [name, *(cell.text for cell in (clean, *cells))] for name, clean, cells in self.rows
+        return markdown_table(self._header(), self._words())
+
+    def _header(self) -> list[str]:
+        audit = ["audit"] if self.flags else []
+        return ["defense", *audit, "clean", *(f"eps {eps:g}" for eps in self.eps)]
+
+    def _words(self) -> list[list[str]]:
+        return [
+            [name, *self._flag(name), *(cell.text for cell in (clean, *cells))]
+            for name, clean, cells in self.rows
         ]
-        return markdown_table(header, rows)
+
+    def _flag(self, name: str) -> list[str]:
+        return [self.flags.get(name, "not audited")] if self.flags else []
 
     def latex(self) -> str:
         """Return a LaTeX table for the booktabs package; long grids are broken into blocks."""
@@ -202,7 +212,7 @@ class AccuracyTable:
             header = ["defense", "clean", *(rf"$\varepsilon={eps:g}$" for eps in self.eps[part])]
             body = [
                 # Braces: a name that starts with [ or * would be read as an option of \\.
-                [f"{{{latex_escape(name)}}}", *map(_latex_cell, [clean, *cells[part]])]
+                [f"{{{self._latex_name(name)}}}", *map(_latex_cell, [clean, *cells[part]])]
                 for name, clean, cells in self.rows
             ]
             style = pd.DataFrame(body, columns=header).style.hide(axis="index")
@@ -228,6 +238,10 @@ class AccuracyTable:
             ]
         return "\n".join([*lines, ""])
 
+    def _latex_name(self, name: str) -> str:
+        flags = [rf" {{\tiny {latex_escape(word)}}}" for word in self._flag(name)]
+        return latex_escape(name) + "".join(flags)
+
 
 def attack_title(attack: Mapping[str, Any]) -> str:
     """Return ``pgd (inhouse, l∞)``."""
@@ -237,10 +251,13 @@ def attack_title(attack: Mapping[str, Any]) -> str:
 NORM_WORDS = {"linf": "l∞", "l2": "l2"}
 
 
-def accuracy_tables(pooled: pd.DataFrame) -> list[AccuracyTable]:
+def accuracy_tables(
+    pooled: pd.DataFrame, flags: Mapping[tuple[str, str], str] = MappingProxyType({})
+) -> list[AccuracyTable]:
     """Return a table per attack, in the run's order, of :func:`pool`'s rows.
 
-    A column ``remark``, if there is one, adds to the cells' notes.
+    A column ``remark``, if there is one, adds to the cells' notes. ``flags`` are the audit's words
+    for (norm, defense).
     """
     tables = []
     for values, group in pooled.groupby(ATTACK_KEY, sort=False):
@@ -263,6 +280,9 @@ def accuracy_tables(pooled: pd.DataFrame) -> list[AccuracyTable]:
                 skipped=skipped,
                 images=span(images) or "no",
                 seeds=int(group["seeds"].max()),
+                flags={
+                    name: word for (norm, name), word in flags.items() if norm == attack["norm"]
+                },
             )
         )
     return tables

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.numbering import number_groups
+from benchmark.repeats import EXPLAINED, repeats_sentence
 from benchmark.results import CELL_KEY, Run
 from benchmark.spec import INHOUSE, RunSpec
 from reports.models import mapping
@@ -39,6 +40,8 @@ def make(context: RunContext) -> Section:
     view = {
         "counts": [(word, STATUS_WORDS[word], counts[word]) for word in STATUS_WORDS],
         "warnings": [*filter(None, [_verdict(counts).words]), *_oddities(run)],
+        "repeats": _repeats(run),
+        "explained": EXPLAINED,
         "facts": _facts(run, context.cells),
         "origin": _origin(run, context.cells),
         "reasons": _reasons(context.cells),
@@ -142,6 +145,13 @@ def _oddities(run: Run) -> Iterator[str]:
     bare = len(ok) - len(number_groups(run.samples, CELL_KEY)[1])
     if bare > 0:
         yield f"{bare} cells have a result and no samples: nothing can be checked image by image."
+
+
+def _repeats(run: Run) -> str:
+    """Say which images stand twice, if a run's origin tells of any."""
+    counts = mapping(mapping(run.provenance).get("dataset")).get("repeats")
+    said = repeats_sentence(counts, run.spec.n_train, run.spec.n_test)
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 # --- the facts -----------------------------------------------------------------------------------

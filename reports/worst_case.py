@@ -1,6 +1,6 @@
 """The worst case: the images that no attack and no library of a run turned, per defense and eps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ import pandas as pd
 
 from benchmark.stats import wilson_intervals
 from reports import figures, tables
+from reports.flags import flagged, flags, flags_of
 from reports.outcomes import (
     ABSENT,
     FELL,
     STOOD,
     Fates,
     Outcomes,
+    audit_turned,
     in_order,
     outcomes,
     worst,
@@ -38,7 +40,9 @@ class WorstCase:
     ``fates`` (seeds, images) are those of the images that every one of ``attacks`` saw; ``seen``
     those of all that were attacked; ``clean`` those without an attack. ``turned`` counts, over
     seeds, the images right without attack that each attack turned, ``alone`` those that it alone
-    did, and ``fell`` those that any did.
+    did, and ``fell`` those that any did. ``by_audit`` are those that only the audit's own attacks
+    turned: they have fallen in ``fates`` and ``seen``. An image that the audit did not see counts
+    by the run's attacks alone.
     """
 
     norm: str
@@ -52,6 +56,7 @@ class WorstCase:
     turned: Mapping[Attack, int]
     alone: Mapping[Attack, int]
     fell: int
+    by_audit: int = 0
 
 
 def worst_cases(found: Outcomes) -> list[WorstCase]:
@@ -78,6 +83,7 @@ def _worst_case(
     seeds = sorted(set(seed_of[rows].tolist()))
     attacks = list(dict.fromkeys(names[row] for row in rows))
     turned, alone, fell = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0), 0
+    by_audit = 0
     fates, seen, clean = [], [], []
     for seed in seeds:
         own = rows[seed_of[rows] == seed]
@@ -89,36 +95,41 @@ def _worst_case(
             turned[names[row]] += int(hits.sum())
             alone[names[row]] += int((hits & single).sum())
         fell += int(attacked.any(axis=0).sum())
-        fates.append(fate)
-        seen.append(worst_seen(stood))
+        audit = audit_turned(found, norm, defense, seed, eps)
+        by_audit += int((audit & (fate == STOOD)).sum())
+        every = worst_seen(stood)
+        fates.append(np.where(audit & (fate == STOOD), FELL, fate).astype(np.int8))
+        seen.append(np.where(audit & (every == STOOD), FELL, every).astype(np.int8))
         clean.append(np.where(fate == ABSENT, ABSENT, right).astype(np.int8))
     stacks = np.stack(fates), np.stack(seen), np.stack(clean)
-    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, turned, alone, fell)
+    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, turned, alone, fell, by_audit)
 
 
 def make(context: RunContext) -> Section | None:
     """Return the section; None where no cell of the run is ok."""
-    cases = worst_cases(outcomes(context))
+    found = outcomes(context)
+    cases = worst_cases(found)
     if not cases:
         return None
     pooled, single = _frames(context, cases)
     files = {f"{context.prefix}worst-case.csv": tables.table_csv(pooled).encode()}
     parts = []
-    for table in tables.accuracy_tables(pooled):
+    for table in tables.accuracy_tables(pooled, flags(context)):
         norm = table.attack["norm"]
         name = f"{context.prefix}worst-case-{norm}"
         files[f"{name}.csv"] = table.csv().encode()
         files[f"{name}.md"] = table.markdown().encode()
         files[f"{name}.tex"] = table.latex().encode()
         own = pooled[pooled["norm"] == norm], single[single["norm"] == norm]
-        picture = figures.security_curves(*own, context.styles)
+        labels = flagged(own[0], flags_of(context, norm))
+        picture = figures.security_curves(*own, context.styles, labels=labels)
         parts.append(
             {
                 "table": table,
                 "norm": NORM_WORDS.get(norm, norm),
                 "file": name,
                 "figure": shown(name, picture, files) if picture else None,
-                "attacks": _attacks_in_words(context, [c for c in cases if c.norm == norm]),
+                "attacks": _attacks_in_words(context, found, [c for c in cases if c.norm == norm]),
             }
         )
     view: View = {"parts": parts, "seeds": len(context.run.spec.seeds)}
@@ -159,6 +170,8 @@ def _frames(context: RunContext, cases: Iterable[WorstCase]) -> tuple[pd.DataFra
             notes.append("no image that every attack saw")
         elif row["images"] < row["images_seen"]:
             notes.append(f"{row['images']} of {row['images_seen']} images")
+        if case.by_audit:
+            notes.append(f"{case.by_audit} fell to the audit alone")
         rows.append({**key, **row, "remark": ", ".join(notes)})
         seeds += [{**key, **one} for one in own]
     columns = [
@@ -215,7 +228,9 @@ def _share(fates: Fates) -> tuple[float, int]:
     return (int((fates == STOOD).sum()) / n if n else float("nan")), n
 
 
-def _attacks_in_words(context: RunContext, cases: Iterable[WorstCase]) -> list[tuple[str, str]]:
+def _attacks_in_words(
+    context: RunContext, found: Outcomes, cases: Iterable[WorstCase]
+) -> list[tuple[str, str]]:
     """Return, per defense, the attacks that went in and the images that each saw."""
     pooled = context.pooled[context.pooled["status"] == "ok"]
     seen = pooled.groupby(["norm", "defense", "attack", "library"])["images"]
@@ -227,7 +242,16 @@ def _attacks_in_words(context: RunContext, cases: Iterable[WorstCase]) -> list[t
             text = f"{attack} ({library}, {n} images)"
             words.setdefault(case.defense, {})[attack, library] = text
     order = in_order(list(words), [d.name for d in context.run.spec.defenses])
-    return [(name, ", ".join(words[name].values())) for name in order]
+    audited = _audit_in_words(found, {case.norm for case in cases})
+    return [(name, ", ".join([*words[name].values(), *audited.get(name, [])])) for name in order]
+
+
+def _audit_in_words(found: Outcomes, norms: Collection[str]) -> dict[str, list[str]]:
+    seen: dict[str, int] = {}
+    for (norm, defense, _), reach in found.audited.items():
+        if norm in norms:
+            seen[defense] = max(seen.get(defense, 0), int((~np.isnan(reach)).sum()))
+    return {name: [f"the audit’s attacks ({n} images)"] for name, n in seen.items()}
 
 
 # --- which attack is strongest where -----------------------------------------------------------

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# For the fuzz tests: `pytest --hypothesis-profile=soak tests/test_fuzz*.py` (tests/fuzzing.py).
+settings.register_profile("soak", max_examples=5000, deadline=None)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers and the commands they start share the cores: a thread each. Before torch is imported.

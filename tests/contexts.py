@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pages import Page
 
+from benchmark.audit.tables import read_audit
 from benchmark.results import CELL_KEY, CELLS, SAMPLES, Run, make_table, read_run, validate
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 from benchmark.stats import wilson_interval
@@ -20,7 +21,8 @@ def context(run, prefix=""):
     names = [*(defense.name for defense in run.spec.defenses), *cells["defense"]]
     pooled = tables.pool(cells, run.samples)
     styles = figures.line_styles(names)
-    return RunContext(run, cells, pooled, styles, prefix, f"{prefix}{run.run_id}")
+    own = f"{prefix}{run.run_id}"
+    return RunContext(run, cells, pooled, styles, prefix, own, audit=read_audit(run.path))
 
 
 def page_of(section, within="id"):

@@ -97,7 +97,7 @@ RUN = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
         (["--device", "cdua"], "unknown device 'cdua'; did you mean 'cuda'?"),
         (["--eps", "0,-0.1"], "eps -0.1 is negative"),
         (["--eps", "0,1.5"], "eps 1.5 is above 1"),
-        (["--eps", "0,8"], "pixel units"),
+        (["--eps", "0,8"], "for 8 grey levels write 8/255 = 0.03137"),
         (["--eps", "0,zero"], "'zero' is not a number"),
         (["--eps", "0,,1"], "'' is not a number"),
         (["--eps", "nan"], "eps nan: not a finite number"),
@@ -152,7 +152,7 @@ def test_cuda_where_there_is_none(refused):
     assert "no usable CUDA device; use --device cpu" in refused(*RUN, "--device", "cuda")
 
 
-def test_a_run_folder_made_by_another_spec(refused, call, tmp_path, tiny_preset):
+def test_a_run_folder_made_by_another_spec(refused, call, tmp_path, tiny_preset, caplog):
     words = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
     call(*words, "--defenses", "undefended")
     (folder,) = (tmp_path / "runs").iterdir()
@@ -162,7 +162,9 @@ def test_a_run_folder_made_by_another_spec(refused, call, tmp_path, tiny_preset)
         *words, "--defenses", "undefended"
     )
     (folder / "spec.json").write_text("{", "utf-8")
-    assert "not a run's spec" in refused(*words, "--defenses", "undefended")
+    assert call(*words, "--defenses", "undefended")[0] == 0
+    assert "not a run's spec" in caplog.text
+    assert (folder / "spec.json").read_text("utf-8") == text
 
 
 def test_report_on_what_is_no_run(refused, tmp_path):

@@ -294,7 +294,7 @@ def test_only_the_selected_images_are_decoded(
         pytest.skip("this data folder has no tiny_imagenet")
     opened = []
     original = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(1) or original(file))
+    monkeypatch.setattr(Image, "open", lambda *a, **b: opened.append(1) or original(*a, **b))
     TINY_IMAGENET.load("train", n=30, data_dir=data_dir)
     assert len(opened) == 30
 
@@ -519,6 +519,8 @@ def test_the_official_files_of_mnist(source: DatasetSource, folder: str, tmp_pat
     assert np.array_equal(d.images[:, 0].numpy(), pixels[d.sample_ids.numpy()])
     assert d.labels.tolist() == (d.sample_ids % 10).tolist()
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"cut")
+    assert "t10k-images-idx3-ubyte: damaged; delete" in failure(lambda: source.load("test"))
+    (raw / "SHA256SUMS").unlink()
     assert "failed" in failure(lambda: source.load("test"))
 
 
@@ -604,7 +606,14 @@ def test_tiny_imagenet_from_its_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     folder = root / "tiny-imagenet-200"
     (folder / "val/images/val_2.JPEG").write_bytes(b"cut")
-    assert "val_2.JPEG: not a readable image" in failure(lambda: test.read(np.array([2])))
+    assert f"val_2.JPEG: damaged; delete {folder}" in failure(lambda: test.read(np.array([2])))
+    (folder / "train/n02/images/n02_0.JPEG").unlink()
+    assert "1 of 6 train images are missing" in failure(
+        lambda: downloads.read_tiny_imagenet(TINY_IMAGENET.info, "train", folder)
+    )
+    (folder / "SHA256SUMS").unlink()  # as a version without checksums left it
+    unchecked = downloads.read_tiny_imagenet(TINY_IMAGENET.info, "test", folder)
+    assert "val_2.JPEG: not a readable image" in failure(lambda: unchecked.read(np.array([2])))
     (folder / "wnids.txt").write_text("")
     assert "no train images" in failure(
         lambda: downloads.read_tiny_imagenet(TINY_IMAGENET.info, "train", folder)

@@ -15,7 +15,15 @@ from pages import Page
 
 from benchmark.numbering import count_distinct, number_groups, repeated
 from benchmark.plan import plan
-from benchmark.results import CELL_KEY, SAMPLES, ResultsError, read_run, read_samples, read_table
+from benchmark.results import (
+    CELL_KEY,
+    SAMPLES,
+    ResultsError,
+    read_run,
+    read_samples,
+    read_table,
+    write_json,
+)
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 from reports.html import write_report
 from reports.protocol import deviations
@@ -173,7 +181,7 @@ def test_a_damaged_file_is_one_line_that_names_it(run_dir, name, damage):
 )
 def test_a_model_record_of_other_types_is_one_line(run_dir, change):
     path = run_dir / "models" / "madry-seed0.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    write_json(path, json.loads(path.read_text("utf-8")) | change)
     with pytest.raises(ResultsError, match=r"madry-seed0\.json: not a model record"):
         write_report([run_dir])
 

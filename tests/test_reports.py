@@ -14,7 +14,7 @@ from fake_runs import DEFENSES, LINF, fake_codes, fake_run, fake_spec
 from pages import Page
 
 from benchmark.errors import UsageError
-from benchmark.results import ResultsError, read_run
+from benchmark.results import ResultsError, read_run, write_json
 from benchmark.stats import wilson_interval
 from reports import figures, tables
 from reports.html import write_report
@@ -205,7 +205,7 @@ def test_logs_and_measures_may_lack_anything(tmp_path):
         ([{"loss": "high", "epoch": None}], {"code_distance": {"value": 1.0}}),
         ([{"loss": 1.0}], {"code_distance": {"value": 1.0, "floor": 0}}),
     ):
-        path.write_text(json.dumps(record | {"log": log, "measures": measures}), "utf-8")
+        write_json(path, record | {"log": log, "measures": measures})
         Page(write_report([run_dir]).read_text("utf-8"))
 
 

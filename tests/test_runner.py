@@ -16,7 +16,7 @@ from benchmark.attacks.pgd import PGD
 from benchmark.errors import UsageError
 from benchmark.pictures import PICTURED, decoded, pictured_eps, read_pictures
 from benchmark.progress import Progress
-from benchmark.results import CELL_KEY, SAMPLES, read_run
+from benchmark.results import CELL_KEY, SAMPLES, read_run, write_json
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 
 EPS = (0.0, 0.02, 0.3)
@@ -254,7 +254,7 @@ def test_other_images_under_the_same_name_are_refused(go):
     about = result.path / "run.json"
     told = json.loads(about.read_text("utf-8"))
     told["dataset"]["test_checksum"] = "0" * 64
-    about.write_text(json.dumps(told), "utf-8")
+    write_json(about, told)
     (result.path / "cells.parquet").unlink()
     with pytest.raises(UsageError, match="was begun with other digits images"):
         go()

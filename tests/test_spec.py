@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import spec as spec_module
+from benchmark.budgets import parse_eps
 from benchmark.errors import UsageError
 from benchmark.spec import (
     AttackSpec,
@@ -19,7 +20,6 @@ from benchmark.spec import (
     ThreatModel,
     derive_seed,
     digest,
-    parse_eps,
     preset_for,
     read_preset,
     resolve_attack,

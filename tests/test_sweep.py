@@ -13,6 +13,7 @@ from toys import Function, Linear, Nearest, Noisy, Scripted, dataset, images, pi
 
 from benchmark import runner
 from benchmark.attacks.pgd import PGD, PGDL2
+from benchmark.errors import PluginError
 from benchmark.plan import plan
 from benchmark.progress import Progress
 from benchmark.seeding import generator
@@ -181,7 +182,7 @@ def test_no_number_is_noted_and_taken_as_the_clean_image(broken):
 )
 def test_a_wrong_shape_raises(wrong):
     attack = Scripted(script=lambda view, x, y, eps: wrong(x))
-    with pytest.raises(ValueError, match="the attack returned shape"):
+    with pytest.raises(PluginError, match="the attack returned shape"):
         outcomes(STEP, attack, DATA, [0.1])
 
 

@@ -234,8 +234,8 @@ def test_settings_are_built_from_a_table():
         ({"adversary_steps": 0}, "at least 1"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": float("nan")}, "lr must be above 0"),
-        ({"adversary_eps": 1.5}, "adversary_eps in"),
-        ({"adversary_eps": -0.1}, "adversary_eps in"),
+        ({"adversary_eps": 1.5}, "adversary: eps 1.5 is above 1"),
+        ({"adversary_eps": -0.1}, "adversary: eps -0.1 is negative"),
     ],
 )
 def test_settings_that_make_no_sense(wrong, message):

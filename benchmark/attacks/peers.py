@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack
+from benchmark.budgets import check_step
 from benchmark.norms import Eps, per_sample
 from benchmark.view import AttackView
 
@@ -87,6 +88,7 @@ class PeerPGD(ByBudget):
             )
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be above 0 or left out, got {self.step_size}")
+        check_step(self.step_size, self.norm)
 
     def step(self, eps: float) -> float:
         """Return the step size at ``eps``, to the last bit the float32 of the in-house attack."""
@@ -200,6 +202,10 @@ def adapt(naming: Naming, cls: type, norm: str) -> type[Attack]:
     ) -> Tensor:
         return naming.run(cls, Call(view, x, y, None, generator), arguments(self, None)).to(x)
 
+    def check(self: Attack) -> None:
+        step = getattr(self, naming.step_size, None)
+        check_step(step if isinstance(step, int | float) else None, self.norm)
+
     base, method = (ByBudget, {"search": search}) if eps else (MinimalAttack, {"run": run})
     return make_dataclass(
         cls.__name__,
@@ -208,6 +214,7 @@ def adapt(naming: Naming, cls: type, norm: str) -> type[Attack]:
         # A library's attacks do not say whether they follow the gradient; none is skipped for it.
         namespace={
             **method,
+            "__post_init__": check,
             "library": naming.library,
             "needs_gradient": False,
             "__doc__": cls.__doc__,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmark.attack import SweepAttack
 from benchmark.attacks.descent import Descent
+from benchmark.budgets import check_step
 from benchmark.losses import LOSSES
 from benchmark.norms import Eps, per_sample, project, random_start, steepest_ascent
 from benchmark.view import AttackView
@@ -51,6 +52,7 @@ class PGD(SweepAttack):
             )
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be above 0 or left out, got {self.step_size}")
+        check_step(self.step_size, self.norm)
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 

@@ -22,14 +22,15 @@ from benchmark.crosscheck.results import (
     read_crosscheck,
     write_crosscheck,
 )
-from benchmark.datasets import DatasetSource
-from benchmark.errors import UsageError
+from benchmark.faults import open_folder, rescued
+from benchmark.files import own_folder, safe_name
+from benchmark.loading import load_images, say_repeats
+from benchmark.locks import held
 from benchmark.progress import Progress
 from benchmark.provenance import provenance
-from benchmark.registry import DATASETS
 from benchmark.results import make_table, write_atomic
-from benchmark.runner import trained
 from benchmark.spec import derive_seed
+from benchmark.trained import trained
 
 
 def crosscheck(
@@ -46,18 +47,10 @@ def crosscheck(
         saved = read_crosscheck(path)
         if saved.spec == spec and not saved.failed:
             return saved, True
-    source = DATASETS.load(spec.dataset)
-    if not isinstance(source, DatasetSource):
-        raise UsageError(f"dataset {spec.dataset!r}: {source!r} is no DatasetSource")
-    train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
-    test_set = source.load("test", n=spec.n_test, data_dir=data_dir, device=spec.device)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {path} ({error.strerror}); name a writable folder with --out"
-        ) from None
+    train_set, test_set = load_images(spec, data_dir)
+    open_folder(path)
     about = provenance(spec, train_set, test_set, command)
+    say_repeats(about, spec, progress)
     about["libraries"] = dict(plan.versions)
     seed, defense = spec.seeds[0], spec.defenses[0]
     progress.say(f"{defense.name}: trained on {len(train_set)} images, or from the cache")
@@ -74,8 +67,6 @@ def crosscheck(
         progress=progress,
         remarks=plan.remarks,
     )
-    for library, (_, text) in found.failures.items():
-        write_atomic(path / "errors" / f"{library}.txt", text.encode())
     offenders, files = draw(found.offenders)
     tables = {**found.tables, "libraries": _with_absent(found.tables["libraries"], plan)}
     result = {
@@ -86,8 +77,12 @@ def crosscheck(
         **found.summary(),
     }
     checked = Crosscheck(path, spec, result, tables, about, offenders)
-    write_crosscheck(checked, files)
-    return read_crosscheck(path), False
+    with rescued(result, path), held(path / ".lock", str(path), progress):
+        for library, (_, text) in found.failures.items():
+            name = f"{safe_name(library)}.txt"
+            write_atomic(own_folder(path / "errors", path) / name, text.encode())
+        write_crosscheck(checked, files)
+        return read_crosscheck(path), False
 
 
 def _with_absent(libraries: pd.DataFrame, plan: CrosscheckPlan) -> pd.DataFrame:

@@ -73,6 +73,13 @@ def plan_crosscheck(
         "early_stop": False,
         "abort_early": False,
     }
+    settings = {item.name for item in fields(attack_class(base.attacks[0].type, INHOUSE))}
+    for option, name, given in (
+        ("--random-start", "random_start", random_start),
+        ("--best-iterate", "return_last", best_iterate),
+    ):
+        if given and name not in settings:
+            raise UsageError(f"{option}: {attack} has no such setting; leave it out")
     known = _known()
     for name in libraries:
         if name not in known:

@@ -9,6 +9,7 @@ provenance and the offenders. Nothing here needs torch.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from benchmark.errors import UsageError
+from benchmark.json_files import read_json
 from benchmark.results import (
     ResultsError,
     columns,
@@ -147,7 +150,7 @@ class Crosscheck:
 def folder_name(spec: RunSpec, versions: Mapping[str, str]) -> str:
     """Name a cross-check's folder by its settings and the libraries' versions."""
     words = (spec.dataset, spec.defenses[0].name, spec.attacks[0].name)
-    name = "-".join("".join(c if c.isalnum() or c in "-_." else "_" for c in w) for w in words)
+    name = "-".join(re.sub(r"[^\w.-]", "_", word) for word in words)[:100]
     key = digest(spec.to_json(), json.dumps(dict(versions), sort_keys=True))[:10]
     return f"crosscheck-{name}-{key}"
 
@@ -226,6 +229,7 @@ def check_table(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
 
 def write_crosscheck(found: Crosscheck, images: Mapping[str, bytes]) -> None:
     """Write a whole folder; crosscheck.json last, so that a reader sees nothing or everything."""
+    (found.path / FILE).unlink(missing_ok=True)  # an earlier record is not of these tables
     for name, (schema, _) in SCHEMAS.items():
         frame = check_table(found.tables[name], name, f"{name}.parquet")
         write_table(found.path / f"{name}.parquet", frame, schema)
@@ -250,14 +254,17 @@ def read_crosscheck(path: Path) -> Crosscheck:
     if not is_crosscheck(path):
         raise ResultsError(f"{path} is no cross-check's folder: it has no {FILE}")
     try:
-        value = json.loads((path / FILE).read_text("utf-8"))
-        spec = RunSpec.from_json(json.dumps(value["spec"]))
+        value = read_json(path / FILE)
+        spec = RunSpec.from_plain(value["spec"])
         result = {key: value[key] for key in OBJECT}
         rows = [{key: row[key] for key in LIBRARY_KEYS} for row in result["libraries"]]
         result["libraries"] = rows  # in the order that is documented; the file's is alphabetical
         origin, offenders = value["provenance"], value["offenders"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path / FILE}: not a cross-check's record ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ResultsError(
+            f"{path / FILE}: not a cross-check's record ({error}); restore it, or delete it and"
+            " give crosscheck the same command again"
+        ) from None
     tables = {}
     for name in SCHEMAS:
         file = path / f"{name}.parquet"

@@ -1,0 +1,52 @@
+"""What is still missing of a run, and in which order it is made up for.
+
+Seed by seed and defense by defense; what took too long before comes last, so that the rest of the
+run does not wait for it again.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from benchmark.restart import Names
+from benchmark.run_folder import RunFolder
+from benchmark.spec import AttackSpec, DefenseSpec
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is missing of a defense under one seed: attacks, and the code map or not."""
+
+    seed: int
+    defense: DefenseSpec
+    attacks: tuple[AttackSpec, ...]
+    codes: bool
+
+
+def agenda(folder: RunFolder, failed: Collection[Names] = ()) -> list[Work]:
+    """Return the work on the run in ``folder``, in order, without the sweeps that ``failed``."""
+    first: list[Work] = []
+    last: list[Work] = []
+    for seed in folder.spec.seeds:
+        for defense in folder.spec.defenses:
+            soon: list[AttackSpec] = []
+            late: list[AttackSpec] = []
+            for attack in folder.spec.attacks:
+                names = (seed, defense.name, attack.name, attack.library)
+                if names not in failed and not folder.is_final(seed, defense, attack):
+                    (late if folder.timed_out(seed, defense, attack) else soon).append(attack)
+            codes = (seed, defense.name, "", "") not in failed
+            codes = codes and _lacks_codes(folder, seed, defense)
+            if soon or (codes and not late):
+                first.append(Work(seed, defense, tuple(soon), codes))
+            if late:
+                last.append(Work(seed, defense, tuple(late), codes and not soon))
+    return first + last
+
+
+def _lacks_codes(folder: RunFolder, seed: int, defense: DefenseSpec) -> bool:
+    """Tell whether a defense's code map is asked for and not there."""
+    asked = folder.spec.code_map
+    if asked is None or defense.name not in asked.defenses:
+        return False
+    there = folder.codes()
+    return not ((there["defense"] == defense.name) & (there["seed"] == seed)).any()

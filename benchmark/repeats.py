@@ -1,0 +1,63 @@
+"""Images that stand twice: in training and in testing, or twice in one of them.
+
+A model may know a test image that it was trained on by heart, and one that is counted twice
+narrows the interval without telling more. How often that matters in practice: Barz and Denzler,
+"Do we train on test data?" (2020, https://arxiv.org/abs/1902.00423). Only images that are equal
+in every pixel are found, not those that are nearly so. Nothing here needs torch.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+EXPLAINED = "https://arxiv.org/abs/1902.00423"
+
+
+def count_repeats(train: Pixels, test: Pixels) -> dict[str, int]:
+    """Count the images (N, C, H, W) of equal pixels in the two parts, uint8.
+
+    ``test_in_train``: test images that are training images too; ``within_test`` and
+    ``within_train``: images that repeat an earlier one of their part.
+    """
+    # SHA-256 of each image costs less than the sorting of a vectorised comparison, and two images
+    # of equal digests are equal.
+    learnt, asked = _digests(train), _digests(test)
+    known = set(learnt)
+    return {
+        "test_in_train": sum(digest in known for digest in asked),
+        "within_test": len(asked) - len(set(asked)),
+        "within_train": len(learnt) - len(known),
+    }
+
+
+def _digests(images: Pixels) -> list[bytes]:
+    return [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images)]
+
+
+def repeats_sentence(counts: Any, n_train: int, n_test: int) -> str:
+    """Say what :func:`count_repeats` found; nothing if there are none or it was not counted."""
+    if not isinstance(counts, Mapping):
+        return ""
+    shared, twice, learnt = (
+        counts.get(name) for name in ("test_in_train", "within_test", "within_train")
+    )
+    parts = []
+    if _some(shared):
+        parts.append(
+            f"{shared} of {n_test} test images are training images too, pixel by pixel:"
+            " on these a model may answer by heart"
+        )
+    if _some(twice):
+        parts.append(f"{twice} of {n_test} test images repeat an earlier one and count twice")
+    if _some(learnt):
+        parts.append(f"{learnt} of {n_train} training images repeat an earlier one")
+    return "; ".join(parts)
+
+
+def _some(count: Any) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and count > 0

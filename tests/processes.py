@@ -1,0 +1,73 @@
+"""Command lines in processes of their own that start at once, for tests that kill them.
+
+They are forked from a server that has imported the harness before: importing torch takes longer
+than what these tests do. What runs is ``benchmark.cli.main``, as in ``python -m benchmark``, only
+without the report, whose figures take longer still.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(
+    [
+        "benchmark.cli",
+        "benchmark.runner",
+        "defenses",
+        "reports.html",
+        "sklearn.datasets",
+        "torch._dynamo",
+    ]
+)
+PATIENCE = 60
+"""Seconds after which a test gives up: a limit, not a measure."""
+
+
+def start(words: list[str], log: Path, cache: Path) -> BaseProcess:
+    """Start ``python -m benchmark WORDS`` with its output in ``log`` and its cache in ``cache``."""
+    process = FORKING.Process(target=_command, args=(words, str(log), str(cache)))
+    process.start()
+    return process
+
+
+def _command(words: list[str], log: str, cache: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.environ["BENCHMARK_CACHE_DIR"] = cache
+    os.environ.pop("BENCHMARK_DATA_DIR", None)
+    sys.argv = ["benchmark", *words]
+
+    import torch
+
+    from benchmark.cli import main
+    from reports import html
+
+    torch.set_num_threads(1)
+    html.write_report = lambda run_dirs, *rest: run_dirs[0]
+    main()
+
+
+def said(log: Path) -> str:
+    """Return what a process has printed so far."""
+    return log.read_text("utf-8", "replace") if log.exists() else ""
+
+
+def wait_for(words: str, log: Path, process: BaseProcess) -> str:
+    """Wait until a process has printed ``words`` and return all that it printed."""
+    end = time.monotonic() + PATIENCE
+    while words not in (text := said(log)):
+        assert process.is_alive(), f"it ended with {process.exitcode}: {text}"
+        assert time.monotonic() < end, f"it never said {words!r}: {text}"
+        process.join(0.005)
+    return text
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Wait until a process ends and return its exit code."""
+    process.join(PATIENCE)
+    return process.exitcode

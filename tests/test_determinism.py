@@ -1,0 +1,254 @@
+"""The same spec gives the same tables bit for bit, and what else is in a run changes no row."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmark import runner, spec
+from benchmark.code_points import read_codes
+from benchmark.pictures import read_pictures
+from benchmark.plan import plan
+from benchmark.progress import Progress
+from benchmark.results import CELL_KEY, CELLS, SAMPLES, read_run, read_table
+from benchmark.run_folder import RunFolder
+from benchmark.spec import RunSpec
+
+PRESET = {
+    "description": "every way through a sweep, in a moment",
+    "defaults": {
+        "n_train": 100,
+        "n_test": 12,
+        "attacks": ["pgd"],
+        "eps": {"linf": [0.0, 0.1, 0.3], "l2": [0.0, 0.5, 2.0]},
+        "training": {"epochs": 2, "batch_size": 25, "adversary_steps": 2, "lr": 0.01},
+        "defense_options": {"width": 0.05, "code_dim": 4},
+        "attack_settings": {
+            "pgd": {"steps": 12},  # enough for one search to serve the sweep
+            "pgd-eot": {"type": "pgd", "eot": 2, "steps": 2, "n": 6},
+            "fgsm": {"n": 9},
+            "cw": {"steps": 8, "search_steps": 2},
+        },
+        "code_map": {"defenses": ["e-cla"], "attack": "fgsm", "eps": 0.1, "n": 12},
+    },
+}
+DEFENSES = ("undefended", "e-cla", "rse")
+ATTACKS = ("pgd", "fgsm", "cw", "pgd-eot")
+LIBRARIES = ("inhouse", "torchattacks")
+NAMED = "torchattacks:PGD(steps=3)"
+"""Draws its starts from the sweep's one generator, batch by batch."""
+
+CLOCK = ["seconds", "git_sha"]
+
+
+def planned(**changes) -> RunSpec:
+    asked = {"defenses": DEFENSES, "attacks": (*ATTACKS, NAMED), "libraries": ("inhouse",)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec, "read_preset", lambda name: PRESET)
+        return plan(dataset="digits", preset="smoke", device="cpu", **{**asked, **changes})
+
+
+def ran(wanted: RunSpec, out: Path, cache: Path) -> Path:
+    """Run ``wanted`` with the models in ``cache``; return the run's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHMARK_CACHE_DIR", str(cache))
+        result = runner.run(wanted, out=out, data_dir=None, command="", progress=Progress())
+    assert result.n_failed == 0
+    return result.path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder for runs, and a cache of the models that they share."""
+    return tmp_path_factory.mktemp("determinism")
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run of every defense and attack, with one thread."""
+    return ran(planned(), place / "whole", place / "cache")
+
+
+def bits(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """The table in the order of ``key``, each float as its 64 bits: NaN equals NaN, 0 not -0."""
+    frame = frame.sort_values(key, ignore_index=True)
+    for name in frame.select_dtypes("floating"):
+        frame[name] = frame[name].to_numpy(np.float64).view(np.int64)
+    return frame
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Everything in a run's folder that no clock decides."""
+    cells = read_table(folder / "cells.parquet", CELLS).drop(columns=CLOCK)
+    samples = read_table(folder / "samples.parquet", SAMPLES).drop(columns="run_id")
+    records = []
+    for model in read_run(folder).models:
+        record = asdict(model) | {"train_seconds": 0}
+        record["log"] = [row | {"seconds": 0} for row in record["log"]]
+        records.append({"defense": model.defense, "record": json.dumps(record, sort_keys=True)})
+    of_image = [*CELL_KEY, "sample_id"]
+    return {
+        "cells": bits(cells, CELL_KEY),
+        "samples": bits(samples, of_image),
+        "pictures": bits(read_pictures(folder), of_image),
+        "codes": bits(read_codes(folder), ["defense", "condition", "sample_id"]),
+        "models": pd.DataFrame(records),
+    }
+
+
+def same(one: Path, other: Path, *, where=lambda table: table) -> bool:
+    """Compare two runs row by row: the rows of ``one`` with those of ``other`` that it has too."""
+    for (name, first), second in zip(tables(one).items(), tables(other).values(), strict=True):
+        shared = [c for c in (*CELL_KEY, "condition", "sample_id", "record") if c in first]
+        first, second = where(first), where(second)
+        second = second.merge(first[shared].drop_duplicates(), on=shared)
+        assert len(first) > 0 or name == "codes"  # which are not those of every defense
+        pd.testing.assert_frame_equal(
+            first.reset_index(drop=True), second[list(first)], check_exact=True, obj=name
+        )
+    return True
+
+
+# --- the same spec
+
+
+def in_another_process(folder: str) -> None:
+    """What the process that the fixture starts does: the whole run once, and twice in two threads.
+
+    The latter of two defenses and two attacks: threads wait long for each other on a busy machine.
+    """
+    torch.set_num_threads(1)
+    ran(planned(), Path(folder) / "one", Path(folder) / "cache")
+    torch.set_num_threads(2)
+    for name in ("two", "two again"):
+        wanted = planned(defenses=("undefended", "rse"), attacks=("pgd", NAMED))
+        ran(wanted, Path(folder) / name, Path(folder) / f"cache of {name}")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Runs of another process, trained anew, in which words have other hashes."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    code = "import sys, test_determinism as t; t.in_another_process(sys.argv[1])"
+    waiting = {"PYTHONHASHSEED": "7", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **waiting},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        path.name: next(path.iterdir()) for path in folder.iterdir() if "cache" not in path.name
+    }
+
+
+def test_another_process_gives_the_same_bits(whole, elsewhere):
+    """No set's order decides anything, and nothing is left from what the process did before."""
+    assert same(whole, elsewhere["one"])
+
+
+def test_two_threads_give_the_same_bits_twice(elsewhere):
+    assert same(elsewhere["two"], elsewhere["two again"])
+
+
+# --- what else is in the run
+
+FEWER = {
+    "without a defense": {"defenses": DEFENSES[1:]},
+    "without an attack": {"attacks": (*ATTACKS[1:], NAMED)},
+    "without a library's": {"attacks": ATTACKS},
+    "in another order": {"defenses": DEFENSES[::-1], "attacks": (NAMED, *ATTACKS[::-1])},
+}
+
+
+@pytest.mark.parametrize("changes", FEWER.values(), ids=FEWER)
+def test_adding_and_removing_changes_no_other_row(changes, whole, place, tmp_path):
+    assert same(ran(planned(**changes), tmp_path, place / "cache"), whole)
+
+
+def test_another_library_changes_no_row(place, tmp_path):
+    attacks = ("pgd",)
+    alone = ran(planned(attacks=attacks), tmp_path, place / "cache")
+    both = ran(planned(attacks=attacks, libraries=LIBRARIES), tmp_path, place / "cache")
+    assert len(tables(both)["cells"]) == 2 * len(tables(alone)["cells"])
+    assert same(alone, both)
+
+
+def test_how_many_images_another_attack_sees_changes_no_row(whole, place, tmp_path, monkeypatch):
+    fewer = {**PRESET["defaults"]["attack_settings"], "fgsm": {"n": 5}}
+    defaults = {**PRESET["defaults"], "attack_settings": fewer}
+    monkeypatch.setitem(PRESET, "defaults", defaults)
+    other = ran(planned(), tmp_path, place / "cache")
+    assert set(tables(other)["cells"].query("attack == 'fgsm'")["n"]) == {5}
+    # The code map's attack is the one that sees fewer: it is not compared.
+    assert same(other, whole, where=lambda t: t[t["attack"] != "fgsm"] if "attack" in t else t)
+
+
+def test_a_run_gone_on_with_cell_by_cell_is_the_same(whole, place, tmp_path, monkeypatch):
+    put, stops = RunFolder.put, []
+
+    def put_and_stop(self, *words):
+        put(self, *words)
+        stops.append(words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "put", put_and_stop)
+    wanted = planned(defenses=DEFENSES[::-1], attacks=(NAMED, *ATTACKS[::-1]))
+    for _ in range(len(wanted.defenses) * len(wanted.attacks)):
+        with pytest.raises(KeyboardInterrupt):
+            ran(wanted, tmp_path, place / "cache")
+    assert len(stops) == len(wanted.defenses) * len(wanted.attacks)
+    assert same(ran(wanted, tmp_path, place / "cache"), whole)
+
+
+# --- other levels
+
+LEVELS = (0.0, 0.1, 0.3)
+MORE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
+
+
+def swept(place, out, eps, attacks, *, exact=False):
+    wanted = planned(attacks=attacks, eps=eps, exact=exact)
+    return ran(wanted, out, place / "cache")
+
+
+def same_levels(one, other, ignoring=()):
+    """Compare cells and samples; a sweep's pictures stand at an eps that its levels decide."""
+    few, many = tables(one), tables(other)
+    for name, key in (("cells", CELL_KEY), ("samples", [*CELL_KEY, "sample_id"])):
+        first = few[name].drop(columns=[c for c in ignoring if c in few[name]])
+        second = many[name].merge(first[key], on=key)
+        assert len(first) > 0
+        pd.testing.assert_frame_equal(first, second[list(first)], check_exact=True, obj=name)
+    return True
+
+
+def test_an_exact_sweep_takes_no_notice_of_its_other_levels(place, tmp_path):
+    attacks = ("pgd", "fgsm", "pgd-eot", NAMED)
+    few = swept(place, tmp_path / "few", LEVELS, attacks, exact=True)
+    many = swept(place, tmp_path / "many", MORE, attacks, exact=True)
+    assert same_levels(few, many)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_minimal_attack_takes_no_notice_of_its_levels(exact, place, tmp_path):
+    few = swept(place, tmp_path / "few", (0.5, 2.0), ("cw",), exact=exact)
+    many = swept(place, tmp_path / "many", (0.0, 0.5, 1.0, 2.0, 5.0), ("cw",), exact=exact)
+    # The one search's queries, and what the harness noticed, stand in the row of its smallest eps.
+    assert same_levels(few, many, ignoring=("n_forward", "n_backward", "reason"))
+
+
+def test_ascending_sweeps_take_no_notice_of_larger_levels(place, tmp_path):
+    attacks = ("fgsm", NAMED)
+    few = swept(place, tmp_path / "few", LEVELS, attacks)
+    many = swept(place, tmp_path / "many", (*LEVELS, 0.4, 0.6), attacks)
+    assert same_levels(few, many)
