@@ -186,7 +186,7 @@ def run(
     page = result.path / "report" / "report.html"
 
     def write() -> Path:
-        if result.was_complete and _is_newer(page, result.path):
+        if result.was_complete and _is_newer(page, *result.path.glob("*.parquet")):
             return page
         from reports.html import write_report
 
@@ -439,9 +439,9 @@ def _report(write: Callable[[], Path], kept: Path) -> bool:
     return True
 
 
-def _is_newer(page: Path, run_dir: Path) -> bool:
-    tables = [path.stat().st_mtime_ns for path in run_dir.glob("*.parquet")]
-    return page.exists() and page.stat().st_mtime_ns >= max(tables)
+def _is_newer(page: Path, *results: Path) -> bool:
+    written = [path.stat().st_mtime_ns for path in results]
+    return page.exists() and page.stat().st_mtime_ns >= max(written)
 
 
 def _say(text: str) -> None:

@@ -10,9 +10,11 @@ Our own register through the same groups. Listing the names imports none of them
 imported when it is first used.
 """
 
+import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from benchmark.errors import UsageError, unknown_name
@@ -28,7 +30,7 @@ class Registry:
     def entries(self) -> dict[str, EntryPoint]:
         """Return the installed entry points by name, sorted; UsageError if two share a name."""
         found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
+        for point in _installed(self.group, tuple(sys.path)):
             other = found.setdefault(point.name, point)
             if other.value != point.value:
                 raise UsageError(
@@ -68,6 +70,12 @@ class Registry:
             return getattr(module, attribute)
         except AttributeError:
             raise UsageError(f"{self.kind} {name!r}: {module_name} has no {attribute!r}") from None
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Look once for what is installed on ``path``: that reads every package's metadata."""
+    return entry_points(group=group)
 
 
 def _is_path(name: str) -> bool:

@@ -98,7 +98,7 @@ def test_finds_the_smallest_ball_of_a_linear_model(norm, random_start):
 def test_reaches_the_smallest_linf_ball_with_any_number_of_steps(steps, restarts, step_size):
     # Two eps away is the far corner of the ball, the furthest that a random start can be.
     if step_size is not None:
-        step_size = max(step_size, 0.8 / steps * 4 / 3)
+        step_size = min(1.0, max(step_size, 0.8 / steps * 4 / 3))
     budgets = GRIDS["linf"][2]
     model, x, y = linear(9)
     level, unclear = closed_form(model, x, y, budgets, "linf")

@@ -17,7 +17,6 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -121,8 +120,6 @@ def _nothing_computes(tmp_path_factory):
         for name, target in STAND_INS.items():
             if target:
                 patch.setattr(target, globals()[f"stand_in_{name}"])
-        # What is installed stays the same meanwhile, and looking for it takes a while.
-        patch.setattr("benchmark.registry.entry_points", functools.cache(entry_points))
         patch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("BENCHMARK_DATA_DIR", raising=False)
         yield

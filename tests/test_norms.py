@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import images
 
-from benchmark.norms import distance, per_sample, project, random_start, steepest_ascent
+from benchmark.norms import (
+    distance,
+    per_sample,
+    project,
+    random_start,
+    steepest_ascent,
+    unit_ball,
+)
 
 NORMS = ("linf", "l2")
 few = settings(max_examples=40, deadline=None)
@@ -56,6 +63,14 @@ def test_l2_projection_scales_towards_the_image():
     assert torch.allclose(
         project(x_adv, x, 0.25, "l2").flatten(), torch.tensor([0.65, 0.7]), atol=1e-6
     )
+
+
+def test_l2_length_goes_over_all_channels():
+    x = torch.full((2, 3, 1, 1), 0.5)
+    delta = torch.tensor([[0.2, 0.2, 0.1], [0.02, 0.02, 0.01]]).view_as(x)  # 0.3 and 0.03 away
+    moved = project(x + delta, x, 0.15, "l2") - x
+    expected = torch.stack([delta[0] / 2, delta[1]])
+    assert torch.allclose(moved, expected, rtol=0, atol=1e-6)
 
 
 def test_linf_projection_by_hand():
@@ -141,6 +156,18 @@ def test_eps_per_sample_equals_single_calls(norm, seed, eps):
         assert torch.allclose(together[i : i + 1], alone, rtol=0, atol=1e-7)
 
 
+@few
+@given(seeds, st.floats(0.01, 1))
+def test_saturated_neighbours_change_no_bit_of_a_projection(seed, eps):
+    # The second image is white: its pixels can go down, and the box stops them on the way up.
+    x = torch.stack([torch.full((1, 3, 3), 0.5), torch.ones(1, 3, 3)])
+    step = wild(seed, 2).clamp(-2, 2) / 5
+    free, stopped = (
+        project(x + torch.stack([step[0], side * step[1].abs()]), x, eps, "l2") for side in (-1, 1)
+    )
+    assert torch.equal(free[0], stopped[0])
+
+
 # --- random starts
 
 
@@ -164,6 +191,48 @@ def test_random_start_is_uniform_in_the_ball(norm):
     assert (start - x).flatten(1).mean(0).abs().max() < 0.025
 
 
+def test_linf_starts_reach_the_corners():
+    x = torch.full((4000, 1, 1, 2), 0.5)
+    start = random_start(x, 0.4, "linf", torch.Generator().manual_seed(0))
+    # Beyond the l2-ball of the same radius; a quarter of either coordinate's way, independently.
+    share = ((start - x).abs() > 0.3).flatten(1).all(1).double().mean().item()
+    assert share == pytest.approx(1 / 16, abs=0.02)  # five standard errors
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_image_alone_has_a_start(norm):
+    x = clean(0, 1)
+    start = random_start(x, 0.3, norm, torch.Generator().manual_seed(0))
+    assert inside(start, x, 0.3, norm)
+    assert not torch.equal(start, x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_start_does_not_hang_on_the_default_dtype(norm):
+    x = clean(0)
+
+    def start():
+        return random_start(x, 0.3, norm, torch.Generator().manual_seed(0))
+
+    expected = start()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # as a plugin may
+    try:
+        found = start()
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_points_are_drawn_on_the_images_device(norm):
+    # The meta device holds no numbers and stands for any that is not the CPU.
+    x = torch.empty(2, 1, 3, 3, device="meta")
+    assert unit_ball(x, norm, None).device == x.device
+    assert per_sample(0.1, x).device == x.device
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_start_hangs_on_the_generator_alone(norm):
     x = clean(0)
@@ -185,6 +254,12 @@ def test_l2_step_has_length_one_whatever_the_scale(seed, scale):
     assert torch.allclose(step.flatten(1).norm(dim=1), torch.ones(5), atol=1e-5)
     cosine = (step.double() * gradient.double()).flatten(1).sum(1)
     assert torch.allclose(cosine, gradient.double().flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_l2_steps_do_not_hang_on_the_neighbours_scale():
+    scales = torch.tensor([1e-30, 1.0, 1e30]).view(3, 1, 1, 1)
+    step = steepest_ascent(wild(0, 3) * scales, "l2")
+    assert torch.allclose(step.flatten(1).norm(dim=1), torch.ones(3), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -1,11 +1,14 @@
 """The two tables: every breach is named, files are written whole, and damage is one line."""
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fake_runs import fake_run, fake_spec
 from hypothesis import given, settings
@@ -18,11 +21,17 @@ from benchmark.results import (
     ResultsError,
     empty_table,
     make_table,
+    read_model,
+    read_origin,
     read_run,
+    read_samples,
     read_table,
+    superseded,
     validate,
     write_atomic,
+    write_json,
     write_model,
+    write_table,
     write_tables,
 )
 
@@ -82,6 +91,8 @@ def samples(*changes):
     [
         ([{"status": "great"}], "unknown status 'great'"),
         ([{}, {}], "a cell appears twice"),
+        ([{}, {"n": 20}], "a cell appears twice"),
+        ([{"n": 0}], "a result over no images"),
         ([{"robust_accuracy": 1.2, "ci_high": 1.3}], r"outside \[0, 1\]"),
         ([{"clean_accuracy": NAN}], r"outside \[0, 1\]"),
         ([{"ci_low": -0.1}], r"outside \[0, 1\]"),
@@ -120,6 +131,8 @@ def test_columns_are_those_of_the_schema(frame, schema):
             validate(frame.drop(columns=name), schema, "here")
     with pytest.raises(ResultsError, match="column 'mood' is not part"):
         validate(frame.assign(mood=1), schema, "here")
+    with pytest.raises(ResultsError, match=r"^here: column 'eps' stands twice"):
+        validate(pd.concat([frame, frame[["eps"]]], axis=1), schema, "here")
     shuffled = validate(frame[frame.columns[::-1]], schema, "here")
     assert list(shuffled.columns) == schema.names
 
@@ -127,7 +140,7 @@ def test_columns_are_those_of_the_schema(frame, schema):
 @pytest.mark.parametrize(("column", "value"), [("eps", "big"), ("n", 1.5), ("attack", None)])
 def test_wrong_types_and_nulls_are_one_line(column, value):
     frame = cells({}).drop(columns=column).assign(**{column: [value]})
-    with pytest.raises(ResultsError) as caught:
+    with pytest.raises(ResultsError, match=r"^here: (?!None)") as caught:
         validate(frame, CELLS, "here")
     assert "\n" not in str(caught.value)
 
@@ -136,6 +149,13 @@ def test_an_image_fooled_from_outside_the_ball_is_no_success():
     # A minimal-distortion attack is judged at every eps by one and the same image.
     frame = samples({"success": False, "distance": 0.3})
     pd.testing.assert_frame_equal(validate(frame, SAMPLES, "here"), frame)
+
+
+def test_one_image_and_no_query_are_enough():
+    one = cells({"n": 1})
+    pd.testing.assert_frame_equal(validate(one, CELLS, "here"), one)
+    free = samples({"n_forward": 0, "n_backward": 0})  # a clean error costs nothing
+    pd.testing.assert_frame_equal(validate(free, SAMPLES, "here"), free)
 
 
 def test_empty_tables_are_valid():
@@ -171,7 +191,7 @@ def test_round_trip_keeps_every_value(tmp_path_factory, rows):
 def test_an_invalid_table_is_not_written(tmp_path):
     write_tables(tmp_path, cells({}), samples({}))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ResultsError):
+    with pytest.raises(ResultsError, match=r"^cells\.parquet: an eps"):
         write_tables(tmp_path, cells({"eps": -1.0}), samples({}))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -192,13 +212,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_written_files_follow_the_umask(tmp_path):
-    old = os.umask(0o027)
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_file_is_written_beside_its_place_and_an_error_names_it(tmp_path, monkeypatch, broken):
+    seen, replace = [], Path.replace
+
+    def spy(self, target):
+        seen.append((self.parent, self.name.startswith(".file-")))
+        if broken:
+            raise OSError(28, "no space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    if broken:
+        with pytest.raises(OSError, match="no space") as caught:
+            write_atomic(tmp_path / "file", b"x")
+        assert caught.value.filename == str(tmp_path / "file")
+    else:
+        write_atomic(tmp_path / "file", b"x")
+    assert seen == [(tmp_path, True)]  # elsewhere it might be on another disk
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0, 0o666)])
+def test_written_files_follow_the_umask(tmp_path, umask, mode):
+    old = os.umask(umask)
     try:
         write_atomic(tmp_path / "file", b"x")
     finally:
         os.umask(old)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b""])
@@ -206,15 +247,75 @@ def test_a_damaged_table_is_one_line_that_names_the_file(tmp_path, damage):
     write_tables(tmp_path, cells({}), samples({}))
     path = tmp_path / "cells.parquet"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ResultsError, match=r"cells\.parquet: not a readable Parquet") as caught:
+    unreadable = r"cells\.parquet: not a readable Parquet table \((?!None)"
+    with pytest.raises(ResultsError, match=unreadable) as caught:
         read_table(path, CELLS)
     assert "\n" not in str(caught.value)
 
 
 def test_a_foreign_table_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "cells.parquet")
-    with pytest.raises(ResultsError, match="column 'dataset' is missing"):
+    with pytest.raises(ResultsError, match=r"cells\.parquet: column 'dataset' is missing"):
         read_table(tmp_path / "cells.parquet", CELLS)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"a": [1]}), "column 'run_id' is missing"),
+        (pa.Table.from_pylist([{**SAMPLE, "label": [3]}]), "column 'label' is list<"),
+        (pa.Table.from_pylist([{**SAMPLE, "distance": -1.0}], schema=SAMPLES), "a distance is"),
+        (None, r"not a readable Parquet table \((?!None)"),
+    ],
+)
+def test_wrong_samples_are_one_line_that_names_the_file(tmp_path, table, message):
+    path = tmp_path / "samples.parquet"
+    path.write_bytes(b"PAR1")
+    if table is not None:
+        pq.write_table(table, path)
+    with pytest.raises(ResultsError, match=rf"samples\.parquet: {message}") as caught:
+        read_samples(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_take_little_memory_and_keep_their_values(tmp_path):
+    write_tables(tmp_path, cells({}), samples({}, {"sample_id": 1, "defense": "an earlier one"}))
+    found = read_samples(tmp_path / "samples.parquet")
+    assert list(found["defense"].cat.categories) == ["an earlier one", "madry"]
+    kinds = {name: str(kind) for name, kind in found.dtypes.items()}
+    assert kinds["label"] == kinds["pred_adv"] == "int16"
+    assert kinds["sample_id"] == kinds["n_forward"] == "int32"
+    wide = read_table(tmp_path / "samples.parquet", SAMPLES)
+    assert found.astype(wide.dtypes.to_dict()).to_dict("list") == wide.to_dict("list")
+
+
+@pytest.mark.parametrize(("frame", "schema"), [(cells({}), CELLS), (cells(), CELLS)])
+def test_a_written_table_has_the_schemas_types_and_no_index(tmp_path, frame, schema):
+    write_table(tmp_path / "new" / "folder" / "table.parquet", frame, schema)
+    written = pq.read_schema(tmp_path / "new" / "folder" / "table.parquet")
+    assert written.remove_metadata() == schema
+
+
+def test_only_numbers_with_a_fraction_may_be_absent():
+    for schema in (CELLS, SAMPLES):
+        for column in schema:
+            assert column.nullable == (column.type == pa.float64())
+
+
+def test_what_came_anew_supersedes_the_old_rows():
+    names = ["defense", "seed"]
+    old = cells({"defense": "a"}, {"defense": "b"}, {"defense": "c"})
+    new = cells({"defense": "b", "n": 20}, {"defense": "d", "n": 20})
+    found = superseded(old, new, names)
+    assert list(zip(found["defense"], found["n"], strict=True)) == [
+        *(("a", 10), ("c", 10)),
+        *(("b", 20), ("d", 20)),
+    ]
+    assert list(found.index) == [0, 1, 2, 3]
+    for one, other in ((old[1:], cells()), (cells(), old[1:])):
+        found = superseded(one, other, names)
+        assert list(found["defense"]) == ["b", "c"]
+        assert list(found.index) == [0, 1]
 
 
 def test_a_run_is_read_back_whole(tmp_path):
@@ -251,6 +352,60 @@ def test_a_damaged_run_folder_is_one_line_that_names_the_file(tmp_path, name, te
     with pytest.raises(ResultsError, match=Path(name).name) as caught:
         read_run(run_dir)
     assert "\n" not in str(caught.value)
+
+
+def test_an_origin_that_is_no_object_tells_nothing(tmp_path):
+    (tmp_path / "run.json").write_text("[]", "utf-8")
+    assert read_origin(tmp_path, fake_spec()) == {}
+
+
+def test_an_origin_of_another_run_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"run_id": "other"}', "utf-8")
+    said = rf"spec\.json was changed: .* of {fake_spec().run_id}, and run\.json is of 'other';"
+    with pytest.raises(ResultsError, match=said):
+        read_origin(tmp_path, fake_spec())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": "x"}, r"\(record\.seed is 'x'"),
+        ({"log": [3]}, r"\(a row of the log is 3\)"),
+    ],
+)
+def test_a_wrong_value_of_a_model_record_is_named(tmp_path, change, said):
+    path = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,))) / "models" / "madry-seed0.json"
+    value = json.loads(path.read_text("utf-8")) | change
+    value.pop("sha256", None)
+    path.write_text(json.dumps(value), "utf-8")
+    with pytest.raises(ResultsError, match=r"madry-seed0\.json: not a model record " + said):
+        read_model(path)
+
+
+def test_every_file_without_a_checksum_is_said(tmp_path, caplog):
+    run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
+    texts = [run_dir / "run.json", run_dir / "models" / "madry-seed0.json"]
+    for path in texts:
+        value = json.loads(path.read_text("utf-8"))
+        value.pop("sha256", None)
+        path.write_text(json.dumps(value), "utf-8")
+    for name in ("samples.parquet", "cells.parquet"):
+        table = pq.read_table(run_dir / name)
+        pq.write_table(table.replace_schema_metadata(), run_dir / name)
+    with caplog.at_level(logging.WARNING, "benchmark.results"):
+        read_run(run_dir)
+    (line,) = caplog.messages
+    files = "samples.parquet, cells.parquet, run.json, models/madry-seed0.json"
+    assert line.startswith(f"{run_dir}: no checksum in {files}, which")
+
+
+def test_a_sealed_run_is_read_without_a_word(tmp_path, caplog):
+    run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
+    origin = json.loads((run_dir / "run.json").read_text("utf-8"))
+    origin.pop("sha256", None)
+    write_json(run_dir / "run.json", origin)
+    read_run(run_dir)
+    assert caplog.messages == []
 
 
 def test_a_folder_without_spec_is_no_run(tmp_path):

@@ -56,6 +56,18 @@ def test_many_intervals_at_once_are_the_single_ones():
     assert np.array_equal(np.stack([low, high], axis=1), single, equal_nan=True)
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_the_confidence_is_the_one_asked_for(confidence):
+    expected = proportion_confint(7, 40, alpha=1 - confidence, method="wilson")
+    assert wilson_interval(7, 40, confidence) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_rounding_error_puts_no_end_beyond_the_estimate():
+    # By the closed form alone the lower end would be 3e-17 here.
+    low, high = wilson_interval(1e-20, 7)
+    assert low <= 1e-20 / 7 <= high
+
+
 def test_nothing_is_known_of_no_image():
     assert all(math.isnan(end) for end in wilson_interval(0, 0))
 
@@ -206,6 +218,11 @@ def test_randomization_holds_its_level_where_images_depend_over_seeds():
     assert np.mean(np.array(p) < 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
 
 
+def test_no_p_value_is_below_the_least_chance():
+    # Long enough for Fourier transforms, whose errors drown a chance of 2**-899.
+    assert 2.0**-899 <= paired_randomization([180] * 5, [0] * 5) < 1e-15
+
+
 @pytest.mark.parametrize(("better", "worse"), [([1], [1, 2]), ([[1]], [[1]])])
 def test_randomization_refuses_lists_that_do_not_match(better, worse):
     with pytest.raises(ValueError, match="equal length"):
@@ -241,6 +258,11 @@ def test_holm_keeps_the_order_and_only_raises(p):
 
 def test_holm_of_nothing_is_nothing():
     assert len(holm([])) == 0
+
+
+def test_holm_returns_float64_whatever_it_gets():
+    for p in ([0, 1], np.array([0, 1]), np.array([0.25, 1], np.float32)):
+        assert holm(p).dtype == np.float64
 
 
 @pytest.mark.parametrize("p", [[-0.1], [1.1], [math.nan]])

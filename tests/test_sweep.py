@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -148,6 +149,25 @@ def test_leaving_the_ball_is_noted_and_projected():
     assert outcome.notes == "images left the ball, projected: 3 (by up to 0.2)"
     assert outcome.distance[:3].tolist() == pytest.approx([0.15] * 3, rel=1e-5)
     assert outcome.success.tolist() == [False, False, True, True]
+
+
+def test_breaches_are_counted_over_all_batches(monkeypatch):
+    monkeypatch.setattr("benchmark.sweep.BATCH_SIZE", 1)
+    attack = Scripted(script=lambda view, x, y, eps: x + x)  # 0.2, 0.3 and 0.4 away
+    (outcome,) = outcomes(STEP, attack, DATA, [0.1])
+    assert outcome.notes == "images left the ball, projected: 3 (by up to 0.3)"
+
+
+def test_notes_stand_beside_each_other_and_are_said_once():
+    class Outside(Nearest):
+        def run(self, view, x, y, *, generator):
+            return x - 1
+
+    model = Noisy(torch.ones(1), [0.0], -0.5)
+    first, second = outcomes(model, Outside(norm="linf"), DATA, [0.1, 0.2])
+    boundary = "the nearest adversarial image stands on the boundary, where this defense's noise"
+    assert first.notes.startswith("images left the box, projected: 3 (by up to 0.8); " + boundary)
+    assert second.notes.startswith(boundary)
 
 
 def test_leaving_the_box_is_noted_and_projected():
@@ -300,6 +320,83 @@ def test_a_minimal_attack_runs_once_in_an_exact_sweep_too():
     attack = Nearest(norm="linf")
     outcomes(STEP, attack, DATA, [0.15, 0.25], exact=True)
     assert attack.calls == [3]
+
+
+# --- progress and random numbers
+
+
+class Steps(Progress):
+    """Keeps how far the bar is and what stands behind it."""
+
+    @contextmanager
+    def task(self, description, total):
+        self.description, self.total, self.done, self.texts = description, total, 0, []
+
+        def advance(steps=1, status=None):
+            self.done += steps
+            self.texts += [status] if status else []
+
+        yield advance
+
+
+@pytest.mark.parametrize(
+    ("attack", "exact", "texts"),
+    [
+        (Scripted(script=up), False, ["eps 0", "eps 0.15", "eps 0.25"]),
+        (Scripted(script=up), True, ["eps 0", "eps 0.15", "eps 0.25"]),
+        (Nearest(norm="linf"), False, ["nearest adversarial images"]),
+    ],
+)
+def test_the_bar_is_full_at_the_end(attack, exact, texts):
+    progress, budgets = Steps(), (0.0, 0.15, 0.25)
+    spec = AttackSpec("toy", ThreatModel("linf", budgets), len(DATA))
+    seeds = []
+    found = sweep(
+        *(STEP, attack, spec, DATA),
+        seed_at=lambda eps: seeds.append(eps) or 7,
+        progress=progress,
+        exact=exact,
+    )
+    assert len(list(found)) == 3
+    assert progress.description == "attacking"
+    assert progress.done == progress.total == 3 * len(DATA)
+    assert progress.texts == texts
+    # The clean predictions' seed, then each search's own.
+    assert seeds == [0.0, *([math.inf] if isinstance(attack, Nearest) else budgets)]
+
+
+def test_a_sweep_is_not_exact_unless_that_is_asked_for():
+    attack = Scripted(script=up)
+    spec = AttackSpec("toy", ThreatModel("linf", (0.15, 0.25)), len(DATA))
+    list(sweep(STEP, attack, spec, DATA, seed_at=lambda _: 7, progress=Progress()))
+    assert attack.calls == [(3, 0.15), (2, 0.25)]
+
+
+def test_an_attack_draws_from_the_cells_seed():
+    seen = []
+
+    class Seeing(Scripted):
+        def run(self, view, x, y, *, eps, generator):
+            seen.append((generator.initial_seed(), y.tolist()))
+            return x
+
+    class SeeingNearest(Nearest):
+        def run(self, view, x, y, *, generator):
+            seen.append((generator.initial_seed(), y.tolist()))
+            return x
+
+    for attack in (Seeing(script=up), SeeingNearest(norm="linf")):
+        outcomes(STEP, attack, DATA, [0.1])
+    seeds = [derive_seed("test", eps) for eps in (0.1, math.inf)]
+    assert seen == [(generator(seed).initial_seed(), [0, 0, 0]) for seed in seeds]
+
+
+def test_a_descending_search_has_a_seed_for_every_sample(monkeypatch):
+    seen = []
+    monkeypatch.setattr(PGD, "descend", lambda self, view, x, y, **how: seen.append(how) or x)
+    outcomes(STEP, PGD(steps=12), DATA, [0.1])
+    seed = derive_seed("test", math.inf)
+    assert seen[0]["seeds"] == [derive_seed(seed, int(row)) for row in DATA.sample_ids[:3]]
 
 
 # --- stochastic defenses
