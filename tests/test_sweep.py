@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -137,7 +138,12 @@ def test_every_tensor_has_n_rows_of_its_type():
         assert outcome.success.dtype == outcome.correct.dtype == torch.bool
         assert outcome.distance.dtype == torch.float64
         assert outcome.notes == ""
-        assert outcome.seconds >= 0
+
+
+def test_the_cells_seconds_add_up_to_no_more_than_the_sweep_took():
+    start = time.perf_counter()
+    found = outcomes(STEP, Scripted(script=up), DATA, [0, 0.15, 0.25])
+    assert 0 < sum(outcome.seconds for outcome in found) <= time.perf_counter() - start
 
 
 # --- attacks that break the rules
