@@ -12,8 +12,12 @@ Flags = Mapping[tuple[str, str], str]
 
 
 def flags(context: RunContext) -> Flags:
-    """Return the run's verdicts; of several seeds' the worst, which is a defense's."""
-    verdicts = context.audit.verdicts
+    """Return the run's verdicts."""
+    return flags_in(context.audit.verdicts)
+
+
+def flags_in(verdicts: pd.DataFrame) -> Flags:
+    """Return the words of verdicts.parquet; of several seeds' the worst, which is a defense's."""
     found: dict[tuple[str, str], str] = {}
     for norm, defense, word in verdicts[["norm", "defense", "verdict"]].itertuples(index=False):
         before = found.get((norm, defense), word)

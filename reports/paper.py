@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.audit.tables import read_verdicts
 from benchmark.code_points import CODES, read_codes
 from benchmark.results import Run
 from benchmark.spec import AttackSpec
 from benchmark.stats import wilson_interval
 from reports import published as paper
 from reports.dimension import DimensionResult
+from reports.flags import flags_in
 from reports.studies import member
 from reports.tables import ATTACK_KEY, STATUS_WORDS, grid, pool
 
@@ -25,7 +27,7 @@ NOT_RUN = "not run"
 MEASURED = "measured"
 POINT = ["dataset", "defense", "attack", "eps"]
 NUMBERS = ["published", "measured", "ci_low", "ci_high", "n", "difference"]
-SOURCE = ["status", "run_id", "preset", "seeds"]
+SOURCE = ["status", "run_id", "preset", "seeds", "audit"]
 ACCURACY = ["item", "dataset", "defense", "attack", "library", "eps", *NUMBERS, *SOURCE]
 TABLE2 = ["item", "dataset", "defense", "attack", "library", "reading", "eps", *NUMBERS, *SOURCE]
 FIGURE4 = [*ACCURACY[:5], "code_dim", *ACCURACY[5:]]
@@ -58,6 +60,7 @@ def paper_tables(
 def run_points(run: Run) -> pd.DataFrame:
     """Return a row per (attack, defense, eps) of a run, pooled over seeds, with its status.
 
+    ``audit`` is the verdict on the attacks in its norm, empty where there is none or no attack.
     Only of the paper's datasets and defenses, and of the members of studies.
     """
     ours = {d.name for d in run.spec.defenses if d.name in paper.DEFENSE_NAMES or member(d)}
@@ -66,6 +69,7 @@ def run_points(run: Run) -> pd.DataFrame:
     cells = grid(run)
     cells = cells[cells["defense"].isin(ours)]
     run_id = run.run_id  # hashes the whole spec
+    words = flags_in(read_verdicts(run.path))
     keys = [*ATTACK_KEY, "defense", "eps"]
     lacking = cells[cells["status"].isin(["failed", "skipped"])]
     reasons = lacking.groupby([*keys, "status"], sort=False)["reason"].first().to_dict()
@@ -81,6 +85,7 @@ def run_points(run: Run) -> pd.DataFrame:
                 "status": _status(row["status"], reasons.get((*key, row["status"]), "")),
                 "run_id": run_id,
                 "preset": run.spec.preset,
+                "audit": words.get((row["norm"], row["defense"]), "") if row["eps"] else "",
             }
         )
     return pd.DataFrame(rows, columns=_no_points().columns)
@@ -134,7 +139,7 @@ def _against(item: str, expected: Iterable[Row], points: pd.DataFrame) -> pd.Dat
 
 def _finished(item: str, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return the item's columns; rows without a run are "not run"."""
-    words = dict.fromkeys(["library", "run_id", "preset"], "") | {"status": NOT_RUN}
+    words = dict.fromkeys(["library", "run_id", "preset", "audit"], "") | {"status": NOT_RUN}
     texts = {name: word for name, word in words.items() if name in frame}
     frame = _filled(frame, texts).assign(item=item)
     if {"published", "measured"} <= set(frame):
@@ -210,7 +215,7 @@ def _at_threshold(
         return []
     # Where some eps are there and others not, one is enough: the images are the same at each.
     ok = own[own["status"] == MEASURED]
-    row = (ok if len(ok) else own).iloc[0][names].to_dict()
+    row = (ok if len(ok) else own).iloc[-1][names].to_dict()
     return [row | _nearest(run, defense, attack, eps, int(row["n"]))] if len(ok) else [row]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from benchmark.audit.words import RULINGS
 from reports import published as paper
 from reports.code_map import COLOURS, bare, code_legend, code_row
 from reports.drawing import Picture, canvas, render
@@ -57,7 +58,8 @@ def paper_figures(
 class Curve:
     """Accuracy against eps in percent, NaN where a cell of the run has no number.
 
-    Without any number ``words`` says why; otherwise ``run`` names where the numbers come from.
+    Without any number ``words`` says why; otherwise ``run`` names where the numbers come from and
+    ``flag`` is the audit's verdict on them, empty where there is none.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Curve:
     points: pd.DataFrame
     run: str = ""
     words: str = ""
+    flag: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _curve(name: str, look: Look, rows: pd.DataFrame, dataset: str) -> Curve:
     own = rows[(rows["run_id"] == best["run_id"]) & (rows["library"] == best["library"])]
     percent = {key: 100 * own[key].astype(float) for key in ("measured", "ci_low", "ci_high")}
     run = f"{best['run_id']} (preset {best['preset']})"
-    return Curve(name, look, own.assign(**percent).sort_values("eps"), run)
+    words = [word for word in RULINGS if word in set(own["audit"])]
+    return Curve(name, look, own.assign(**percent).sort_values("eps"), run, flag="".join(words[:1]))
 
 
 def _figure(intro: str, panels: Sequence[Panel], looks: Mapping[str, Look], columns: int) -> Drawn:
@@ -108,7 +112,7 @@ def _figure(intro: str, panels: Sequence[Panel], looks: Mapping[str, Look], colu
         grid = figure.subplots(2, 2, sharey=True)
         for panel, axes in zip(panels, grid.flat, strict=True):
             _axes(axes, panel.dataset)
-            axes.set_title(f"{panel.title}{_lacking(panel)}", loc="left")
+            axes.set_title(f"{panel.title}{_remarks(panel)}", loc="left")
             for curve in panel.drawn:
                 _draw(axes, curve)
             if all(curve.words for curve in panel.curves):
@@ -147,14 +151,17 @@ def _draw(axes: Any, curve: Curve) -> None:
     axes.errorbar(eps[lone], mean[lone], bars, fmt="none", ecolor=colour, capsize=3)
 
 
-def _lacking(panel: Panel) -> str:
-    """Name the curves without a point, where others have one."""
+def _remarks(panel: Panel) -> str:
+    """Name the curves without a point, where others have one, and those that the audit doubts."""
+    if all(curve.words for curve in panel.curves):
+        return ""
+    # Where every curve is undecided, the page says so, and so does each number in its table.
+    undecided = {curve.flag for curve in panel.drawn} == {"undecided"}
+    doubts = {"masked"} if undecided else {"masked", "undecided"}
     found: dict[str, list[str]] = {}
     for curve in panel.curves:
-        if curve.words:
-            found.setdefault(curve.words, []).append(curve.name.partition(" (")[0])
-    if sum(map(len, found.values())) == len(panel.curves):
-        return ""
+        if word := curve.words or (curve.flag if curve.flag in doubts else ""):
+            found.setdefault(word, []).append(curve.name.partition(" (")[0])
     notes = (f"{word}: {', '.join(names)}" for word, names in found.items())
     return "".join(f"\n{textwrap.fill(note, 42)}" for note in notes)
 
@@ -174,7 +181,8 @@ def _in_words(panel: Panel) -> list[str]:
         numbers = [f"{row.measured:.1f} at eps {row.eps:g}" for row in rows.itertuples()]
         if absent := len(curve.points) - len(known):
             numbers.append(f"no number at {absent} of {len(curve.points)} eps")
-        sentences.append(f"{curve.name} {', '.join(numbers)}.")
+        doubt = f" ({curve.flag})" if curve.flag in ("masked", "undecided") else ""
+        sentences.append(f"{curve.name}{doubt} {', '.join(numbers)}.")
     return sentences or [f"{NOT_RUN}."]
 
 

@@ -21,9 +21,11 @@ from reports.tables import is_number, latex_escape, span
 LINES = ("published", "measured", "95 %", "difference")
 NOTHING = "–"
 RELATIONS = {"above": "↑", "within": "≈", "below": "↓"}
+FLAGS = {"masked": "!", "undecided": "?"}
 LEGEND = (
     "↑ and ↓: the measured number lies above or below the published one, which its 95 % interval"
-    " does not hold; ≈: the interval holds the published number."
+    " does not hold; ≈: the interval holds the published number. !: the"
+    " audit found that the attack fell short (masked); ?: the audit is undecided."
 )
 CAUTION = (
     "A run of any other preset than paper reproduces nothing, however near its numbers: its"
@@ -38,7 +40,8 @@ class Entry:
     """A cell: what the paper has, and what was measured or the word for why there is nothing.
 
     ``relation`` is a key of ``RELATIONS``, or empty where no interval can tell. ``source`` is the
-    run's letter, where a row has several; ``note`` the number of the reason.
+    run's letter, where a row has several; ``note`` the number of the reason. ``flag`` is the
+    audit's verdict on the attacks, empty where there is none.
     """
 
     published: str
@@ -49,13 +52,15 @@ class Entry:
     status: str = "ok"
     source: str = ""
     note: str = ""
+    flag: str = ""
 
     @property
     def marked(self) -> str:
-        """The measured number with its mark, or the status word with its reason's number."""
+        """The measured number with its marks, or the status word with its reason's number."""
         note = f"({self.note})" if self.note else ""
         source = f"[{self.source}]" if self.source else ""
-        words = (self.measured, RELATIONS.get(self.relation, ""), source, note)
+        flag = FLAGS.get(self.flag, "")
+        words = (self.measured, RELATIONS.get(self.relation, ""), flag, source, note)
         return " ".join(word for word in words if word)
 
     @property
@@ -370,6 +375,7 @@ class _Keys:
             self._text(row["difference"], sign="+"),
             _relation(row["published"], *ends) if known else "",
             source=source,
+            flag=str(row.get("audit", "")),
         )
 
     def _text(self, value: float, sign: str = "") -> str:

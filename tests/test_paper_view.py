@@ -8,14 +8,17 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from fake_audit import verdict
 from fake_runs import fake_codes, fake_run, fake_spec
 
-from benchmark.results import read_run
+from benchmark.audit.tables import VERDICTS, put_verdicts
+from benchmark.results import make_table, read_run
 from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
 from benchmark.stats import wilson_interval
 from reports.dimension import read_dimension
 from reports.html import write_report
 from reports.paper import paper_tables
+from reports.paper_figures import paper_figures
 from reports.paper_grids import paper_grids, tex
 from reports.paper_view import paper_section
 
@@ -51,6 +54,26 @@ def row(grid, *labels):
 
 
 MADRY = ("MNIST", "Adv. Training (madry)")
+OWN = [("madry", MADRY), ("ot-cla-adv", ("MNIST", "OT-CLA+Adv (ot-cla-adv)"))]
+
+
+def test_the_audits_doubts_mark_the_accuracies_under_attack(tmp_path):
+    made = run(tmp_path)
+    words = {"madry": "masked", "ot-cla-adv": "undecided"}
+    rows = [verdict(name, word) for name, word in words.items()]
+    put_verdicts(made.path, make_table(rows, VERDICTS))
+    frames = paper_tables([made])
+    table = grids([made])["table1"]
+    marks = {name: [e.marked[-1] for e in row(table, *labels).entries] for name, labels in OWN}
+    clean, *attacked = marks["madry"]
+    assert clean != "!"  # no attack, no doubt
+    assert attacked == ["!"] * 4
+    assert marks["ot-cla-adv"][1:] == ["?"] * 4
+    assert "!: the audit" in table.words
+    of_madry = frames["table1"].query("defense == 'madry' and status == 'measured'")
+    assert of_madry["audit"].tolist() == ["", *["masked"] * 4]
+    alt = paper_figures(frames)["figure2"].picture.alt
+    assert "Adv. Training (madry) (masked) 90.0 at eps 0" in alt
 
 
 def test_a_cell_holds_published_measured_interval_and_difference(tmp_path):
