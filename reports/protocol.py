@@ -39,8 +39,8 @@ STANDING = (
     "Accuracies are over all attacked images: an image that is wrong without any attack counts"
     " against the defense, at distance 0.",
     "C&W's change of variables is scaled so that pixels at 0 and 1 can move.",
-    "RSE is also attacked with its noise averaged out (pgd-eot), Defense-GAN also through BPDA and"
-    " in its latents.",
+    "RSE is also attacked with its noise averaged out (pgd-eot, pgd-l2-eot), Defense-GAN also"
+    " through BPDA and in its latents.",
 )
 """Where every run of the harness departs from the paper, on purpose."""
 

@@ -22,7 +22,7 @@ from benchmark.attacks.pgd import PGD
 from benchmark.audit.bridges import Bridged, find_bridge, misleads
 from benchmark.audit.estimates import EvolutionStrategies
 from benchmark.audit.stand_ins import Around, Restored, Unsquashed
-from benchmark.audit.stronger import Effort, plan_strikes, strike, telling
+from benchmark.audit.stronger import Effort, plan_strikes, shared, strike, telling
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.datasets import DatasetInfo
 from benchmark.losses import margin
@@ -139,6 +139,22 @@ def test_the_telling_budgets_are_the_middle_and_the_end(left, wanted):
     success = torch.arange(10) >= 10 * torch.tensor(left)[:, None]
     curve = Curve("pgd", "inhouse", "linf", eps, success, torch.zeros(5, 10))
     assert telling([curve], ThreatModel("linf", eps), 2).eps == wanted
+
+
+def test_noise_is_judged_where_every_attack_of_the_run_was():
+    """At other budgets a sweep with EOT says nothing, and the plain one alone would be weak."""
+
+    def curve(norm, *eps):
+        return Curve("", "inhouse", norm, eps, *torch.zeros(2, len(eps), 3))
+
+    threat = ThreatModel("linf", (0.0, 0.1, 0.2, 0.3))
+    fine, coarse = curve("linf", 0.0, 0.1, 0.2, 0.3), curve("linf", 0.0, 0.2)
+    assert shared([fine, coarse, curve("l2", 1.0)], threat).eps == (0.2,)
+    assert shared([coarse, curve("linf", 0.1)], threat) == threat
+    assert shared([], threat).eps == (0.1, 0.2, 0.3)
+
+    plan = planned(bare(), "randomness", threat=threat, curves=[fine, coarse])
+    assert {each.spec.threat.eps for each in plan.values()} == {(0.2,)}
 
 
 # --- strikes -------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from benchmark.audit.auditing import (
 )
 from benchmark.audit.models import recall
 from benchmark.audit.samples import no_samples, struck_samples, transfer_samples
-from benchmark.audit.stronger import Effort, Struck, strike, telling
+from benchmark.audit.stronger import Effort, Struck, shared, strike, telling
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.audit.tables import (
     TRANSFER,
@@ -176,7 +176,10 @@ class _Seed:
         curves = [c for subject in self.subjects.values() for c in subject.curves if c.norm == norm]
         if not curves:
             return []
-        threat = telling(curves, threat_of(audit.folder, norm), LEVELS)
+        threat = threat_of(audit.folder, norm)
+        if any(target.defense.stochastic for target in self.targets.values()):
+            threat = shared(curves, threat)
+        threat = telling(curves, threat, LEVELS)
         images = self._images(curves)
         parties = [self._party(name) for name in undefended_first(list(self.targets))]
         found: list[Transfer] = []

@@ -183,7 +183,9 @@ def plan_strikes(
     seen: type[Around] = Restored if CHANGING in alarms else Around
     blind = MISSING in alarms or not subject.defense.differentiable
     base = seen(subject.defense, stochastic=noisy, differentiable=not blind)
-    levels = telling(subject.curves, threat, effort.levels)
+    # Noise is judged draw by draw, at one eps: there the run's own best attack has to have been.
+    at = shared(subject.curves, threat) if noisy else threat
+    levels = telling(subject.curves, at, effort.levels)
     plan = _Plan(
         base=base,
         n=n,
@@ -216,6 +218,13 @@ def telling(curves: Sequence[Curve], threat: ThreatModel, most: int) -> ThreatMo
         ends = [0.0, *chosen]
         chosen.append(max(rest, key=lambda eps: (min(abs(eps - end) for end in ends), -eps)))
     return ThreatModel(threat.norm, tuple(sorted(chosen)))
+
+
+def shared(curves: Sequence[Curve], threat: ThreatModel) -> ThreatModel:
+    """Return the budgets above 0 at which every sweep in the norm was run; without any, all."""
+    grids = [set(curve.eps) for curve in curves if curve.norm == threat.norm]
+    common = [eps for eps in threat.eps if eps > 0 and all(eps in grid for grid in grids)]
+    return ThreatModel(threat.norm, tuple(common)) if common else threat
 
 
 def _half(curves: Sequence[Curve], norm: str, grid: Sequence[float]) -> float | None:
