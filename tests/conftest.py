@@ -23,10 +23,16 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def maybe_data_dir() -> Path | None:
     """Folder of real data as Parquet mirrors: BENCHMARK_DATA_DIR, else one beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("BENCHMARK_DATA_DIR") or beside)
-    if not folder.is_dir():
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_dir(maybe_data_dir: Path | None) -> Path:
+    """The folder of real data, without which the test is skipped."""
+    if maybe_data_dir is None:
         pytest.skip("no real data: name a folder of Parquet mirrors with BENCHMARK_DATA_DIR")
-    return folder
+    return maybe_data_dir

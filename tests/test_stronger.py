@@ -123,7 +123,25 @@ def test_probabilities_are_unsquashed_and_changing_weights_restored():
 
 def test_the_effort_follows_the_passes():
     efforts = [Effort.of(passes) for passes in (1, 500, 5000)]
-    assert [effort.steps for effort in efforts] == [10, 30, 303]
+    assert [effort.steps for effort in efforts] == [10, 30, 100]
+    assert [effort.queries for effort in efforts] == [50, 150, 500]
+
+
+@pytest.mark.parametrize(
+    ("passes", "draws", "steps", "restarts", "eot"),
+    [
+        (1, 1, 10, 0, 1),  # what the run averaged stays, and ten steps
+        (1, 10, 10, 0, 10),
+        (320, 1, 19, 0, 1),
+        (660, 1, 10, 0, 4),
+        (2000, 10, 12, 0, 10),
+        (6000, 10, 21, 2, 10),
+        (10**6, 20, 100, 2, 20),
+    ],
+)
+def test_the_effort_on_noise_gives_up_restarts_and_draws_first(passes, draws, steps, restarts, eot):
+    effort = Effort.of_stochastic(passes, draws=draws)
+    assert (effort.steps, effort.restarts, effort.eot) == (steps, restarts, eot)
 
 
 @pytest.mark.parametrize(

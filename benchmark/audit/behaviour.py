@@ -175,7 +175,8 @@ def two_answers(subject: Subject) -> Finding:
     rng = generator(seed_for(subject, name), x.device)
     x = torch.cat([x, random_start(x, at.eps, at.norm, rng)])
     share = float((subject.defense.predict(x) != logits(subject, x).argmax(1)).double().mean())
-    most = DISAGREE_BY_CHANCE if subject.defense.stochastic else DISAGREE
+    noisy = subject.defense.stochastic or _is_random(subject)
+    most = DISAGREE_BY_CHANCE if noisy else DISAGREE
     evidence = (
         f"predict and forward name different labels for {share:.0%} of {len(x)} images, half of"
         f" them noisy; trusted up to {most:.0%}"

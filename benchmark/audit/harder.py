@@ -269,17 +269,17 @@ class _Seed:
         self, target: Target, subject: Subject, norm: str, images: ImageDataset
     ) -> Iterator[Struck]:
         audit = self.audit
-        whole = Effort()
         passes = FACTOR * passes_of(audit.folder, target, norm)
-        if target.defense.stochastic:  # attacked anew at every level, over several draws
-            passes /= whole.levels * max(subject.eot, whole.eot)
-        effort = Effort.of(passes)
+        if target.defense.stochastic:
+            effort = Effort.of_stochastic(passes, draws=subject.eot)
+        else:
+            effort = Effort.of(passes)
         found = strike(
             subject,
             images,
             threat_of(audit.folder, norm),
             self.findings[target.name],
-            effort=effort if effort.steps < whole.steps else whole,
+            effort=effort,
             progress=audit.progress,
         )
         for one in found:

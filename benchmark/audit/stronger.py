@@ -21,7 +21,7 @@ the harness, as deployed.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,12 @@ PEERS = "torchattacks"
 PROBED = 8
 """So many images tell where a bridge can stand."""
 
+LEAST = 10
+"""A search of fewer steps is none."""
+
+OTHERS = 1 + 2.5
+"""What APGD and Square cost at one level, in runs of a PGD."""
+
 ESTIMATED = f"{EvolutionStrategies.__module__}:{EvolutionStrategies.__name__}"
 
 
@@ -79,10 +85,28 @@ class Effort:
         Of a deterministic defense without alarms whose images all stand, the most expensive kind: a
         PGD takes ``restarts`` + 1 runs in all, APGD a run and Square 2.5 at each of 3 levels. Where
         the gradient is in doubt, what replaces it costs up to twice as much again, most of it the
-        estimated gradients. At least 10 steps.
+        estimated gradients. At least :data:`LEAST` steps, at most those of a whole effort.
         """
-        steps = max(10, round(passes / (2 * (cls.restarts + 1) + cls.levels * (1 + 2.5))))
-        return cls(steps=steps, queries=5 * steps)
+        return cls()._within(passes / (2 * (cls.restarts + 1) + cls.levels * OTHERS))
+
+    @classmethod
+    def of_stochastic(cls, passes: float, *, draws: int) -> "Effort":
+        """Return the same where each level is attacked anew and every loss averaged over draws.
+
+        Where ``passes`` do not suffice, restarts go before steps, and of the draws those go that
+        are more than ``draws``, which the run's attacks averaged.
+        """
+        once = cls.levels * (2 + OTHERS)
+        draws, most = max(1, draws), max(draws, cls.eot)
+        again = cls.levels * 2 * cls.restarts
+        if passes >= LEAST * most * (once + again):
+            return cls(eot=most)._within(passes / (most * (once + again)))
+        most = min(most, max(draws, int(passes / (LEAST * once))))
+        return cls(restarts=0, eot=most)._within(passes / (most * once))
+
+    def _within(self, steps: float) -> "Effort":
+        steps = min(self.steps, max(LEAST, round(steps)))
+        return replace(self, steps=steps, queries=5 * steps)
 
 
 @dataclass(frozen=True)
@@ -312,6 +336,7 @@ def _always(plan: _Plan, subject: Subject) -> Iterator[Strike]:
     why = f"answers only, no gradient{how}"
     yield plan.at_levels("square", "Square", why, square, library=PEERS)
     if plan.base.latent_dim is not None and plan.grid.norm == "l2":
+        # A pass through the generator alone is cheap: as long a search as the attack's own.
         spec = AttackSpec("audit-latent", plan.grid, plan.n, "latent-cw")
         yield Strike(spec, "the latents of the defense's generator", plan.base)
 
