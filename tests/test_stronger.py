@@ -26,6 +26,7 @@ from benchmark.audit.stronger import Effort, plan_strikes, shared, strike, telli
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.datasets import DatasetInfo
 from benchmark.losses import margin
+from benchmark.plan import load_attack
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
 from benchmark.spec import ThreatModel
@@ -130,18 +131,26 @@ def test_the_effort_follows_the_passes():
 @pytest.mark.parametrize(
     ("passes", "draws", "steps", "restarts", "eot"),
     [
-        (1, 1, 10, 0, 1),  # what the run averaged stays, and ten steps
-        (1, 10, 10, 0, 10),
-        (320, 1, 19, 0, 1),
-        (660, 1, 10, 0, 4),
-        (2000, 10, 12, 0, 10),
-        (6000, 10, 21, 2, 10),
+        (1, 1, 10, 1, 1),  # what the run averaged stays, and ten steps
+        (1, 10, 10, 1, 10),
+        (320, 1, 19, 1, 1),
+        (660, 1, 10, 1, 4),
+        (2000, 10, 12, 1, 10),
+        (6000, 10, 27, 2, 10),
         (10**6, 20, 100, 2, 20),
     ],
 )
 def test_the_effort_on_noise_gives_up_restarts_and_draws_first(passes, draws, steps, restarts, eot):
     effort = Effort.of_stochastic(passes, draws=draws)
     assert (effort.steps, effort.restarts, effort.eot) == (steps, restarts, eot)
+
+
+@pytest.mark.parametrize("effort", [Effort.of(1), Effort.of_stochastic(1, draws=1)])
+def test_the_least_effort_makes_attacks(effort):
+    for norm in ("linf", "l2"):
+        asked = subject(bare())
+        for each in plan_strikes(asked, ThreatModel(norm, (0.1,)), [], n=6, effort=effort):
+            load_attack(each.spec)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark.attacks.pgd import PGD
 from benchmark.audit.probes import (
+    ASKED_OFTEN,
     Budget,
     asked,
     budget,
@@ -91,7 +92,7 @@ def lost_on_the_way(subject: Subject) -> Finding:
     if unanswered := unanswerable(name, subject):
         return unanswered
     found = subject.once(climb)
-    _, y = asked(subject)
+    _, y = asked(subject, ASKED_OFTEN)
     ever = found.fooled.any(0)
     lost = float((ever & ~found.fooled[-1]).double().mean())
     # The harness scores what the attack returns: the best iterate must hold there, too.
@@ -218,7 +219,7 @@ def _stood(subject: Subject, at: Budget) -> tuple[Tensor, Tensor, float]:
         rows = at.standing.nonzero().flatten()
         share = len(rows) / max(1, int(subject.correct.sum()))
         return subject.x[rows[:most]], subject.y[rows[:most]], share
-    x, y = asked(subject)
+    x, y = asked(subject, ASKED_OFTEN)
     if subject.once(gradients).error:
         return x, y, 1.0
     stands = ~_fell(subject, subject.once(climb).best, y)

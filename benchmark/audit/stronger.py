@@ -98,11 +98,11 @@ class Effort:
         """
         once = cls.levels * (2 + OTHERS)
         draws, most = max(1, draws), max(draws, cls.eot)
-        again = cls.levels * 2 * cls.restarts
+        again = cls.levels * 2 * (cls.restarts - 1)
         if passes >= LEAST * most * (once + again):
             return cls(eot=most)._within(passes / (most * (once + again)))
         most = min(most, max(draws, int(passes / (LEAST * once))))
-        return cls(restarts=0, eot=most)._within(passes / (most * once))
+        return cls(restarts=1, eot=most)._within(passes / (most * once))
 
     def _within(self, steps: float) -> "Effort":
         steps = min(self.steps, max(LEAST, round(steps)))
