@@ -114,7 +114,6 @@ class _Row:
     def run(self, work: Work, train_set: ImageDataset, test_set: ImageDataset) -> None:
         """Train the defense, ask it about clean images and run the attacks that are missing."""
         name, spec = self.defense.name, self.folder.spec
-        self.progress.say(f"{name} (seed {self.seed}): training on {len(train_set)} images")
 
         def train() -> tuple[Defense, ModelRecord, str]:
             model, record = trained(

@@ -132,7 +132,6 @@ def measure_speed(
     say_repeats(about, spec, progress)
     models = {}
     for defense in spec.defenses:
-        progress.say(f"{defense.name}: trained on {len(train_set)} images, or from the cache")
         models[defense.name], record = trained(
             defense, train_set, test_set, seed=SEED, progress=progress
         )

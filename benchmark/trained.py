@@ -33,7 +33,8 @@ def trained(
     model_seed = derive_seed(seed, train_set.info.name, spec.name)
     defense = untrained(spec, train_set, model_seed)
     key = model_key(defense, spec, train_set, model_seed)
-    log = _fitted(spec.name, defense, train_set, key=key, seed=model_seed, progress=progress)
+    about = f"{spec.name} (seed {seed})"
+    log = _fitted(spec.name, about, defense, train_set, key=key, seed=model_seed, progress=progress)
     defense.eval()
     return defense, ModelRecord(
         defense=spec.name,
@@ -62,6 +63,7 @@ def untrained(spec: DefenseSpec, data: ImageDataset, model_seed: int) -> Defense
 
 def _fitted(
     name: str,
+    about: str,
     defense: Defense,
     train_set: ImageDataset,
     *,
@@ -72,13 +74,16 @@ def _fitted(
     """Fill ``defense`` from the cache, or train it and keep it there; return its log.
 
     A training that was killed goes on, and another process that trains the same is waited for.
+    ``about`` is the defense and the run's seed, as the user is told.
     """
     cache = Checkpoints(cache_dir() / "models")
     stem = cache.folder / key[:32]
     with held(stem.with_suffix(".lock"), f"{name}'s model", progress):
         log = cache.load(key, defense)
         if log is not None:
+            progress.say(f"{about}: taken from the cache")
             return log
+        progress.say(f"{about}: training on {len(train_set)} images")
         with keeping(stem, name, progress) as kept, seeded(seed, train_set.device):
             log = defense.fit(train_set, seed=seed, progress=progress)
         check_fit(log, train_set)

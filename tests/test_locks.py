@@ -243,6 +243,9 @@ def test_two_runs_that_share_a_cache_train_each_model_once(tmp_path, alone):
     # A second training would have taken other times.
     assert [model.log for model in one.models] == [model.log for model in other.models]
     assert len(list((cache / "models").glob("*.safetensors"))) == 2
+    text = "".join(said(log) for log in logs)
+    for what in ("training on", "taken from the cache"):
+        assert text.count(f"undefended (seed 0): {what}") == 1
     twin = Checkpoints(cache / "models").folder / f"{key[:32]}.safetensors"
     assert twin.stat().st_size > 0
 

@@ -53,7 +53,6 @@ def crosscheck(
     say_repeats(about, spec, progress)
     about["libraries"] = dict(plan.versions)
     seed, defense = spec.seeds[0], spec.defenses[0]
-    progress.say(f"{defense.name}: trained on {len(train_set)} images, or from the cache")
     model, record = trained(defense, train_set, test_set, seed=seed, progress=progress)
     about["model"] = {"key": record.key, "train_seconds": record.train_seconds}
 
