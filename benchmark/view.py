@@ -30,6 +30,16 @@ LOOK = {"cuda": 8}
 look costs a GPU a few launches."""
 
 
+class MissingGradientError(PluginError, RuntimeError):
+    """A defense whose answers do not lead back to the image, and which does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no gradient of the defense reaches the image: let forward keep the graph, or say"
+            " differentiable = False and name a surrogate, for BPDA"
+        )
+
+
 class AttackView(nn.Module):
     """A batch's view of a defense; a Module, because ART and torchattacks expect one.
 
@@ -102,6 +112,7 @@ class AttackView(nn.Module):
         The loss, not the logits, is averaged over ``eot`` draws; each draw's graph is freed
         before the next, so memory does not grow with ``eot``. All three are float32; with a
         coarser ``dtype`` they are that precise, and :meth:`logits` says what the model answers.
+        :class:`MissingGradientError` if there is none.
         """
         x = x.detach().requires_grad_()
         total_loss = total_logits = total_gradient = None
@@ -109,6 +120,8 @@ class AttackView(nn.Module):
             for _ in range(self.eot):
                 logits = self._coarse_query(x)
                 losses = loss(logits, y)
+                if not losses.requires_grad:
+                    raise MissingGradientError
                 (gradient,) = torch.autograd.grad(losses.sum(), x)
                 parts = losses.detach(), logits.detach(), gradient
                 if total_loss is None or total_logits is None or total_gradient is None:

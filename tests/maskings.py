@@ -103,9 +103,16 @@ def subject_of(defense: Defense, bench: Bench, **options) -> Subject:
         inside = 0.0
     with seeded(0):
         correct = defense.predict(x) == y
-    train_x = bench.train.x(slice(len(x)))
     return Subject(
-        defense, bench.test.info.name, 0, x, y, correct, train_x, inside=inside, **options
+        defense,
+        bench.test.info.name,
+        0,
+        x,
+        y,
+        correct,
+        bench.train.images,
+        inside=inside,
+        **options,
     )
 
 

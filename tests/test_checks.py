@@ -126,7 +126,7 @@ def banded() -> Subject:
     rises = Function(lambda x: torch.stack([torch.zeros(len(x)), _band(x.flatten())], 1))
     x, y = pixels(*[0.1 + 0.01 * i for i in range(16)]), torch.zeros(16, dtype=torch.int64)
     right = torch.ones(16, dtype=torch.bool)
-    return Subject(rises, "toy", 0, x, y, right, x)
+    return Subject(rises, "toy", 0, x, y, right, x.byte())
 
 
 def _band(x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def looked_up(bench: Bench) -> Subject:
 
 def known_images(bench: Bench) -> Subject:
     subject = subject_of(bench.bare, bench)
-    return replace(subject, train_x=torch.cat([subject.train_x, subject.x]))
+    return replace(subject, train_images=torch.cat([bench.train.images, bench.test.images]))
 
 
 def lost(bench: Bench) -> Subject:

@@ -49,7 +49,9 @@ def images(n=6):
 def subject(defense, x=None, **options) -> Subject:
     x = images() if x is None else x
     y = defense.predict(x)
-    return Subject(defense, "toy", 0, x, y, torch.ones(len(x), dtype=torch.bool), x, **options)
+    return Subject(
+        defense, "toy", 0, x, y, torch.ones(len(x), dtype=torch.bool), x.byte(), **options
+    )
 
 
 def alarms(*checks):

@@ -184,7 +184,7 @@ def subject_of(
         x=images.x(),
         y=labels,
         correct=pred.to(labels.device) == labels,
-        train_x=train_set.head(min(IMAGES, len(train_set))).x(),
+        train_images=train_set.images,
         eot=eot,
         bpda=bpda,
         inside=_inside(defense, spec, images),

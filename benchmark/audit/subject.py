@@ -41,9 +41,9 @@ class Subject:
     """A trained defense under audit, in evaluation mode, with images to ask it about.
 
     ``x`` (N, C, H, W) float32 in [0, 1] are the first test images and ``y`` (N,) their labels, on
-    the defense's device; ``correct`` (N,) tells which it gets right. ``train_x`` are as many
-    training images (M, C, H, W). ``eot`` and ``bpda`` are what the run's attacks used on it.
-    ``curves`` are the run's sweeps of this defense, empty before any.
+    the defense's device; ``correct`` (N,) tells which it gets right. ``train_images`` (M, C, H, W)
+    uint8 are all that it was trained on. ``eot`` and ``bpda`` are what the run's attacks used on
+    it. ``curves`` are the run's sweeps of this defense, empty before any.
     """
 
     defense: Defense
@@ -52,7 +52,7 @@ class Subject:
     x: Tensor
     y: Tensor
     correct: Tensor
-    train_x: Tensor
+    train_images: Tensor
     eot: int = 1
     bpda: bool = False
     inside: float = 0.0
