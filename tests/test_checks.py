@@ -283,6 +283,29 @@ def test_noise_that_no_seed_stills_leaves_differences_undecided(bench):
         assert answer(name, subject).answer == "undecided"
 
 
+def test_noise_that_turns_labels_is_not_taken_for_a_move(bench):
+    class Careless(Around):
+        """Wrong of every third image, whatever it shows."""
+
+        stochastic = True
+
+        def after(self, logits: Tensor) -> Tensor:
+            return torch.where(torch.rand(len(logits), 1) < 0.33, -logits, logits)
+
+    class CarelessLookup(Lookup):
+        stochastic = True
+
+        def after(self, logits: Tensor) -> Tensor:
+            return logits + 1e-3 * torch.randn(logits.shape)
+
+    for name in ("shifted-images", "noisy-images"):
+        found = answer(name, subject_of(Careless(bench.bare), bench))
+        assert found.answer == "pass"
+        assert "unmoved" in found.evidence
+        found = answer(name, subject_of(CarelessLookup(bench.bare, bench.test.x()), bench))
+        assert found.answer == "alarm"
+
+
 def test_what_bpda_has_treated_is_a_note(bench):
     subject = subject_of(WithStandIn(bench.bare), bench, bpda=True)
     found = answer("missing-gradient", subject)

@@ -18,7 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from benchmark.audit.probes import SAME, apart, budget, images, logits, seed_for
+from benchmark.audit.probes import (
+    REPEATS,
+    SAME,
+    apart,
+    budget,
+    images,
+    is_random,
+    logits,
+    repeats,
+    seed_for,
+)
 from benchmark.audit.registration import check
 from benchmark.audit.subject import Finding, Subject
 from benchmark.norms import random_start
@@ -27,7 +37,6 @@ from benchmark.view import attack_view
 
 ONE = 1e-4
 DISTINCT = 0.5
-REPEATS = 4
 DISAGREE = 0.05
 DISAGREE_BY_CHANCE = 0.5
 PASSES = 10
@@ -75,17 +84,6 @@ def quantised_outputs(subject: Subject) -> Finding:
 # --- one image, one answer -----------------------------------------------------------------------
 
 
-def repeats(subject: Subject) -> Tensor:
-    """Return the logits (R, N, K) of the same images, asked again and again."""
-    x = images(subject)
-    return torch.stack([logits(subject, x) for _ in range(REPEATS)])
-
-
-def _is_random(subject: Subject) -> bool:
-    answers = subject.once(repeats)
-    return any(bool((apart(answers[0], other) > SAME).any()) for other in answers[1:])
-
-
 @check("randomness", level="basic")
 def randomness(subject: Subject) -> Finding:
     """Tell whether the same images get other logits when they are asked for again."""
@@ -129,7 +127,7 @@ def batch_dependence(subject: Subject) -> Finding:
     answers = [logits(subject, torch.cat([x[:half], other]), seed)[:half] for other in mates]
     far = float(torch.stack([apart(own, answer) for answer in answers]).max())
     what = "other images beside them"
-    if not (subject.defense.stochastic or _is_random(subject)):  # alone it draws other noise
+    if not (subject.defense.stochastic or is_random(subject)):  # alone it draws other noise
         few = min(half, 4)
         alone = torch.cat([logits(subject, x[i : i + 1]) for i in range(few)])
         far = max(far, float(apart(own[:few], alone).max()))
@@ -175,8 +173,7 @@ def two_answers(subject: Subject) -> Finding:
     rng = generator(seed_for(subject, name), x.device)
     x = torch.cat([x, random_start(x, at.eps, at.norm, rng)])
     share = float((subject.defense.predict(x) != logits(subject, x).argmax(1)).double().mean())
-    noisy = subject.defense.stochastic or _is_random(subject)
-    most = DISAGREE_BY_CHANCE if noisy else DISAGREE
+    most = DISAGREE_BY_CHANCE if is_random(subject) else DISAGREE
     evidence = (
         f"predict and forward name different labels for {share:.0%} of {len(x)} images, half of"
         f" them noisy; trusted up to {most:.0%}"

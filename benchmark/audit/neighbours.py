@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmark.audit.probes import SAME, apart, asked, logits, seed_for
+from benchmark.audit.probes import SAME, apart, asked, is_random, logits, seed_for
 from benchmark.audit.registration import check
 from benchmark.audit.subject import Finding, Subject
 from benchmark.norms import random_start
 from benchmark.seeding import generator
+from benchmark.stats import mcnemar
 
 SHIFTED = 0.6
 NOISE = 2 / 255
@@ -25,28 +26,40 @@ HAIR = 1e-4
 JUMP = 0.05
 JUMPING = 0.1
 OVERLAP = 0.05
+LEVEL = 0.01
+"""Of McNemar's test."""
+
 AT_ONCE = 4096
 
 
-def _still_right(subject: Subject, moved: Callable[[Tensor], list[Tensor]]) -> tuple[float, int]:
-    """Return the share that stays right of the images that were, moved, and their number."""
+def _neighbours(
+    name: str, subject: Subject, moved: Callable[[Tensor], list[Tensor]], trusted: float, how: str
+) -> Finding:
+    """Tell whether of the images that were right enough stay so when they are moved.
+
+    A random defense may be wrong of the very same image when it is asked again: there the share is
+    of those that were right then, and a drop has to be more than chance.
+    """
     x, y = asked(subject)
-    right = [subject.defense.predict(image) == y for image in moved(x)]
-    return float(torch.stack(right).double().mean()), len(x)
+    right = torch.stack([subject.defense.predict(image) == y for image in moved(x)])
+    again = torch.ones_like(right)
+    if is_random(subject):
+        again = torch.stack([subject.defense.predict(x) == y for _ in right])
+    share = float(right.double().sum() / again.double().sum().clamp_min(1))
+    chance = float(mcnemar(int((right & ~again).sum()), int((again & ~right).sum())))
+    evidence = f"{how} {share:.0%} of {len(x)} images stay right; trusted from {trusted:.0%}"
+    if not again.all():
+        evidence += f", or if it may be chance; unmoved {float(again.double().mean()):.0%} do"
+    if share < trusted and (again.all() or chance < LEVEL):
+        return Finding(name, "alarm", share, trusted, evidence, "holds only at the stored images")
+    return Finding(name, "pass", share, trusted, evidence)
 
 
 @check("shifted-images", level="basic", needs=["standing"])
 def shifted_images(subject: Subject) -> Finding:
     """Tell whether images shifted by one pixel are still recognised."""
-    name = "shifted-images"
-    share, n = _still_right(subject, _shifts)
-    evidence = (
-        f"shifted by one pixel in four directions {share:.0%} of {n} images stay right; trusted"
-        f" from {SHIFTED:.0%}"
-    )
-    if share < SHIFTED:
-        return Finding(name, "alarm", share, SHIFTED, evidence, "holds only at the stored images")
-    return Finding(name, "pass", share, SHIFTED, evidence)
+    how = "shifted by one pixel in four directions"
+    return _neighbours("shifted-images", subject, _shifts, SHIFTED, how)
 
 
 def _shifts(x: Tensor) -> list[Tensor]:
@@ -65,14 +78,8 @@ def noisy_images(subject: Subject) -> Finding:
         drawn = [random_start(x, NOISE, "linf", rng) for _ in range(2)]
         return [drawn[0], (drawn[1] * 255).round() / 255]
 
-    share, n = _still_right(subject, noisy)
-    evidence = (
-        f"with noise of up to two grey levels, rounded and not, {share:.0%} of {n} images stay"
-        f" right; trusted from {NOISY:.0%}"
-    )
-    if share < NOISY:
-        return Finding(name, "alarm", share, NOISY, evidence, "holds only at the stored images")
-    return Finding(name, "pass", share, NOISY, evidence)
+    how = "with noise of up to two grey levels, rounded and not,"
+    return _neighbours(name, subject, noisy, NOISY, how)
 
 
 @check("logit-jumps", level="basic", needs=["standing"])

@@ -89,6 +89,22 @@ def apart(one: Tensor, other: Tensor) -> Tensor:
     return far
 
 
+REPEATS = 4
+
+
+def repeats(subject: Subject) -> Tensor:
+    """Return the logits (R, N, K) of the same images, asked again and again."""
+    x = images(subject)
+    return torch.stack([logits(subject, x) for _ in range(REPEATS)])
+
+
+def is_random(subject: Subject) -> bool:
+    """Tell whether the same images get other logits when asked again, or the defense says so."""
+    answers = subject.once(repeats)
+    differ = any(bool((apart(answers[0], other) > SAME).any()) for other in answers[1:])
+    return differ or subject.defense.stochastic
+
+
 # --- gradients at the images ---------------------------------------------------------------------
 
 
