@@ -30,7 +30,7 @@ from benchmark.audit.probes import (
     seed_for,
 )
 from benchmark.audit.registration import check
-from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.subject import Finding, Subject, alarm_if
 from benchmark.norms import random_start
 from benchmark.seeding import generator, seeded
 from benchmark.view import attack_view
@@ -55,14 +55,11 @@ def probability_outputs(subject: Subject) -> Finding:
     hot = float(((outputs - outputs.round()).abs().amax(1) < ONE).double().mean())
     evidence = f"the outputs of {share:.0%} of {n} images are at least 0 and sum to 1"
     details = {"one_hot": hot}
-    if share < 1:
-        return Finding(name, "pass", share, 1.0, evidence, details=details)
-    if hot > DISTINCT:
+    reason = "outputs are probabilities"
+    if share == 1 and hot > DISTINCT:
         evidence += f", {hot:.0%} of them one-hot"
-        return Finding(name, "alarm", share, 1.0, evidence, "outputs are one-hot", details=details)
-    return Finding(
-        name, "alarm", share, 1.0, evidence, "outputs are probabilities", details=details
-    )
+        reason = "outputs are one-hot"
+    return alarm_if(share == 1, name, share, 1.0, evidence, reason, details=details)
 
 
 @check("quantised-outputs", level="basic")
@@ -76,9 +73,7 @@ def quantised_outputs(subject: Subject) -> Finding:
         f"{outputs.numel()} outputs of {len(outputs)} images take {values} values"
         f" ({share:.0%}); trusted from {DISTINCT:.0%}"
     )
-    if share < DISTINCT:
-        return Finding(name, "alarm", share, DISTINCT, evidence, "outputs are quantised")
-    return Finding(name, "pass", share, DISTINCT, evidence)
+    return alarm_if(share < DISTINCT, name, share, DISTINCT, evidence, "outputs are quantised")
 
 
 # --- one image, one answer -----------------------------------------------------------------------
@@ -136,9 +131,7 @@ def batch_dependence(subject: Subject) -> Finding:
         f"the logits of {half} images with {what} differ by {far:.2g} of their length at most; the"
         f" same up to {SAME:g}"
     )
-    if far > SAME:
-        return Finding(name, "alarm", far, SAME, evidence, "answers hang on the batch")
-    return Finding(name, "pass", far, SAME, evidence)
+    return alarm_if(far > SAME, name, far, SAME, evidence, "answers hang on the batch")
 
 
 @check("gradient-mode", level="basic")
@@ -159,9 +152,7 @@ def gradient_mode(subject: Subject) -> Finding:
         f"the logits of {len(x)} images with and without a gradient differ by {far:.2g} of their"
         f" length at most; the same up to {SAME:g}"
     )
-    if far > SAME:
-        return Finding(name, "alarm", far, SAME, evidence, "answers otherwise when differentiated")
-    return Finding(name, "pass", far, SAME, evidence)
+    return alarm_if(far > SAME, name, far, SAME, evidence, "answers otherwise when differentiated")
 
 
 @check("two-answers", level="basic")
@@ -178,9 +169,9 @@ def two_answers(subject: Subject) -> Finding:
         f"predict and forward name different labels for {share:.0%} of {len(x)} images, half of"
         f" them noisy; trusted up to {most:.0%}"
     )
-    if share > most:
-        return Finding(name, "alarm", share, most, evidence, "attacked function is not the judged")
-    return Finding(name, "pass", share, most, evidence)
+    return alarm_if(
+        share > most, name, share, most, evidence, "attacked function is not the judged"
+    )
 
 
 # --- what a question leaves behind ---------------------------------------------------------------

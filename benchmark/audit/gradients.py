@@ -25,7 +25,7 @@ from benchmark.audit.probes import (
     unanswerable,
 )
 from benchmark.audit.registration import check
-from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.subject import Finding, Subject, alarm_if
 from benchmark.losses import margin
 from benchmark.norms import project, steepest_ascent, unit_ball
 from benchmark.seeding import generator, seeded
@@ -87,9 +87,7 @@ def nan_gradient(subject: Subject) -> Finding:
     broken = ~both.isfinite().all(1)
     share, n = float(broken.double().mean()), len(broken)
     evidence = f"the gradients of {int(broken.sum())} of {n} images hold NaN or infinity"
-    if share > 0:
-        return Finding(name, "alarm", share, 0.0, evidence, "gradient is no number")
-    return Finding(name, "pass", share, 0.0, evidence)
+    return alarm_if(share > 0, name, share, 0.0, evidence, "gradient is no number")
 
 
 @check("zero-gradient", level="basic", needs=["standing"])
@@ -106,9 +104,7 @@ def zero_gradient(subject: Subject) -> Finding:
         f"the margin gradients of {int(whole.sum())} of {n} images are zero or underflow in float32"
         f" (of all their entries {details['zero_entries']:.0%} are exactly zero)"
     )
-    if share > ZERO:
-        return Finding(name, "alarm", share, ZERO, evidence, "zero gradient", details=details)
-    return Finding(name, "pass", share, ZERO, evidence, details=details)
+    return alarm_if(share > ZERO, name, share, ZERO, evidence, "zero gradient", details=details)
 
 
 @check("saturated-loss", level="basic", needs=["standing"])
@@ -126,9 +122,9 @@ def saturated_loss(subject: Subject) -> Finding:
         f" gradient is alive; the true logit leads by {gap:.3g} (median)"
     )
     details = {"median_gap": gap}
-    if share > SATURATED:
-        return Finding(name, "alarm", share, SATURATED, evidence, "loss saturated", details=details)
-    return Finding(name, "pass", share, SATURATED, evidence, details=details)
+    return alarm_if(
+        share > SATURATED, name, share, SATURATED, evidence, "loss saturated", details=details
+    )
 
 
 @check("edge-gradient", level="basic", needs=["standing"])
@@ -197,9 +193,8 @@ def gradient_size(subject: Subject) -> Finding:
         f" trusted between {SIZES[0]:g} and {SIZES[1]:g}"
     )
     threshold = SIZES[0] if ratio < 1 else SIZES[1]
-    if 0 <= ratio < SIZES[0] or ratio > SIZES[1]:
-        return Finding(name, "alarm", ratio, threshold, evidence, "gradient of the wrong size")
-    return Finding(name, "pass", ratio, threshold, evidence)
+    wrong = 0 <= ratio < SIZES[0] or ratio > SIZES[1]
+    return alarm_if(wrong, name, ratio, threshold, evidence, "gradient of the wrong size")
 
 
 @check("gradient-sign", level="basic", needs=["standing"])
@@ -214,9 +209,9 @@ def gradient_sign(subject: Subject) -> Finding:
         f"along its gradient's sign the loss of {falls:.0%} of {len(found.length)} images falls"
         f" (at the kindest of steps {_steps()}); trusted up to {WRONG_SIGN:.0%}"
     )
-    if falls > WRONG_SIGN:
-        return Finding(name, "alarm", falls, WRONG_SIGN, evidence, "gradient of the wrong sign")
-    return Finding(name, "pass", falls, WRONG_SIGN, evidence)
+    return alarm_if(
+        falls > WRONG_SIGN, name, falls, WRONG_SIGN, evidence, "gradient of the wrong sign"
+    )
 
 
 @check("gradient-directions", level="basic", needs=["standing"])
@@ -236,9 +231,9 @@ def gradient_directions(subject: Subject) -> Finding:
         f"slopes in {directions} random directions at {n} images agree with autograd's by a cosine"
         f" of {agreement:.2f} (the best of steps {_steps()}); trusted from {DIRECTED:g}"
     )
-    if agreement < DIRECTED:
-        return Finding(name, "alarm", agreement, DIRECTED, evidence, "gradient not predictive")
-    return Finding(name, "pass", agreement, DIRECTED, evidence)
+    return alarm_if(
+        agreement < DIRECTED, name, agreement, DIRECTED, evidence, "gradient not predictive"
+    )
 
 
 def _steps() -> str:
@@ -276,7 +271,5 @@ def gradient_steps(subject: Subject) -> Finding:
         f" of {RIVALS} random steps on {share:.0%} of {len(x)} images; trusted from"
         f" {BETTER_STEPS:.0%}, chance is {1 / (RIVALS + 1):.0%}"
     )
-    if share < BETTER_STEPS:
-        reason = "stand-in's gradient not predictive" if subject.bpda else "gradient not predictive"
-        return Finding(name, "alarm", share, BETTER_STEPS, evidence, reason)
-    return Finding(name, "pass", share, BETTER_STEPS, evidence)
+    reason = "stand-in's gradient not predictive" if subject.bpda else "gradient not predictive"
+    return alarm_if(share < BETTER_STEPS, name, share, BETTER_STEPS, evidence, reason)

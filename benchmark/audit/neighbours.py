@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.audit.probes import SAME, apart, asked, is_random, logits, seed_for
 from benchmark.audit.registration import check
-from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.subject import Finding, Subject, alarm_if
 from benchmark.norms import random_start
 from benchmark.seeding import generator
 from benchmark.stats import mcnemar
@@ -50,9 +50,8 @@ def _neighbours(
     evidence = f"{how} {share:.0%} of {len(x)} images stay right; trusted from {trusted:.0%}"
     if not again.all():
         evidence += f", or if it may be chance; unmoved {float(again.double().mean()):.0%} do"
-    if share < trusted and (again.all() or chance < LEVEL):
-        return Finding(name, "alarm", share, trusted, evidence, "holds only at the stored images")
-    return Finding(name, "pass", share, trusted, evidence)
+    fell = share < trusted and (bool(again.all()) or chance < LEVEL)
+    return alarm_if(fell, name, share, trusted, evidence, "holds only at the stored images")
 
 
 @check("shifted-images", level="basic", needs=["standing"])
@@ -100,9 +99,8 @@ def logit_jumps(subject: Subject) -> Finding:
         f" {JUMP:.0%} of their length (median {float(far.median()):.2g}); trusted up to"
         f" {JUMPING:.0%}"
     )
-    if share > JUMPING:
-        return Finding(name, "alarm", share, JUMPING, evidence, "holds only at the stored images")
-    return Finding(name, "pass", share, JUMPING, evidence)
+    reason = "holds only at the stored images"
+    return alarm_if(share > JUMPING, name, share, JUMPING, evidence, reason)
 
 
 @check("train-test-overlap", level="basic")
@@ -125,9 +123,7 @@ def train_test_overlap(subject: Subject) -> Finding:
         f"{share:.0%} of {len(x)} test images are among {len(known)} training images, up to one"
         f" grey level; trusted up to {OVERLAP:.0%}"
     )
-    if share > OVERLAP:
-        return Finding(name, "alarm", share, OVERLAP, evidence, "tested on training images")
-    return Finding(name, "pass", share, OVERLAP, evidence)
+    return alarm_if(share > OVERLAP, name, share, OVERLAP, evidence, "tested on training images")
 
 
 def _lattice(images: Tensor) -> Tensor:

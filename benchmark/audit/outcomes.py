@@ -29,7 +29,7 @@ from benchmark.audit.probes import (
     worst_case,
 )
 from benchmark.audit.registration import check
-from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.audit.subject import Curve, Finding, Subject, alarm_if
 from benchmark.norms import project, steepest_ascent, unit_ball
 from benchmark.seeding import generator, seeded
 
@@ -80,9 +80,7 @@ def rising_loss(subject: Subject) -> Finding:
         f" margin loss of {share:.0%} of {n} images rises (median by {gained:.3g}); trusted from"
         f" {RISING:.0%}"
     )
-    if share < RISING:
-        return Finding(name, "alarm", share, RISING, evidence, "loss does not rise")
-    return Finding(name, "pass", share, RISING, evidence)
+    return alarm_if(share < RISING, name, share, RISING, evidence, "loss does not rise")
 
 
 @check("lost-on-the-way", level="basic", needs=["standing"])
@@ -145,9 +143,7 @@ def unbounded_attack(subject: Subject) -> Finding:
         f"at eps 1 (linf), which holds every image, {stands:.0%} of {len(x)} images stand after"
         f" {UNBOUNDED_STEPS} steps of PGD; trusted up to {REACHED:.0%}"
     )
-    if stands > REACHED:
-        return Finding(name, "alarm", stands, REACHED, evidence, "unbounded attack fails")
-    return Finding(name, "pass", stands, REACHED, evidence)
+    return alarm_if(stands > REACHED, name, stands, REACHED, evidence, "unbounded attack fails")
 
 
 @check("flat-in-eps", level="basic", needs=["curves"])
@@ -247,9 +243,7 @@ def _gain(
         f"{how} turns {int(fell.sum())} of {len(fell)} images that stood at eps {at.eps:g}"
         f" ({at.norm}): {gain:.0%} of all; trusted up to {threshold:.0%}"
     )
-    if gain > threshold:
-        return Finding(name, "alarm", gain, threshold, evidence, reason, attack)
-    return Finding(name, "pass", gain, threshold, evidence, attack=attack)
+    return alarm_if(gain > threshold, name, gain, threshold, evidence, reason, attack)
 
 
 @check("random-noise", level="basic", needs=["standing"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from benchmark.audit.words import LEVELS, Answer, Level
 from benchmark.defense import Defense
 
-__all__ = ["LEVELS", "Answer", "Curve", "Finding", "Level", "Subject"]
+__all__ = ["LEVELS", "Answer", "Curve", "Finding", "Level", "Subject", "alarm_if"]
 
 Measured = TypeVar("Measured")
 
@@ -95,3 +96,19 @@ class Finding:
     reason: str = ""
     attack: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
+
+
+def alarm_if(
+    alarm: bool,
+    check: str,
+    value: float,
+    threshold: float,
+    evidence: str,
+    reason: str,
+    attack: str = "",
+    details: Mapping[str, float] = MappingProxyType({}),
+) -> Finding:
+    """Return an alarm with its ``reason``, or that the check is passed."""
+    if alarm:
+        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details)
+    return Finding(check, "pass", value, threshold, evidence, attack=attack, details=details)
