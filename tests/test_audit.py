@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from toys import Linear
 
 from benchmark import cli
 from benchmark.audit import auditing, tables
-from benchmark.audit.auditing import Target, curves_of, unaudited
+from benchmark.audit.auditing import Target, curves_of, passes_of, unaudited
 from benchmark.audit.command import audit_line, audit_run, print_verdicts
 from benchmark.audit.models import OtherModelError, recall
 from benchmark.audit.registration import Check
@@ -27,6 +28,7 @@ from benchmark.progress import Progress
 from benchmark.results import ResultsError, read_models, read_run, read_spec, write_model
 from benchmark.run_folder import RunFolder
 from benchmark.runner import run
+from benchmark.spec import AttackSpec, ThreatModel
 
 # --- tables
 
@@ -311,3 +313,22 @@ def test_the_command_prints_the_verdicts(audited, capsys):
     out = capsys.readouterr().out
     assert "undefended" in out
     assert "stronger attack" in out
+
+
+def test_passes_through_a_generator_alone_do_not_count():
+    threat, types = ThreatModel("l2", (0.5, 1.0)), {"cw-bpda": "cw", "latent-cw": "latent-cw"}
+    attacks = [AttackSpec(name, threat, 2, type=kind) for name, kind in types.items()]
+    rows = [
+        ("cw-bpda", 0, 0.5, 30, 10),
+        ("cw-bpda", 0, 1.0, 20, 0),
+        ("cw-bpda", 1, 0.5, 10, 10),
+        ("latent-cw", 0, 0.5, 3000, 3000),
+    ]
+    names = ["attack", "sample_id", "eps", "n_forward", "n_backward"]
+    samples = pd.DataFrame(rows, columns=names).assign(
+        defense="gan", seed=0, norm="l2", library="inhouse"
+    )
+    folder = SimpleNamespace(samples=samples, spec=SimpleNamespace(attacks=attacks))
+    target = SimpleNamespace(name="gan", seed=0)
+    assert passes_of(folder, target, "l2") == 30
+    assert passes_of(folder, target, "linf") == 0

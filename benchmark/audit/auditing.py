@@ -30,6 +30,7 @@ from benchmark.checks import Check, checks_of
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.judge import inside_for
+from benchmark.plan import load_attack
 from benchmark.progress import Progress
 from benchmark.results import ModelRecord, make_table
 from benchmark.run_folder import RunFolder
@@ -208,9 +209,14 @@ def seen_through(folder: RunFolder, target: Target) -> tuple[int, bool]:
 
 def passes_of(folder: RunFolder, target: Target, norm: str) -> float:
     """Return the passes (a forward and a backward each) that the run's attacks in ``norm`` spent on
-    the image that cost one of them most, over all eps."""
+    the image that cost one of them most, over all eps.
+
+    Those through a generator alone do not count: they cost next to nothing beside the defense's.
+    """
     samples = folder.samples
+    attacks = [spec.name for spec in folder.spec.attacks if not load_attack(spec).needs_generator]
     own = samples[_own(samples, target) & (samples["norm"] == norm)]
+    own = own[own["attack"].isin(attacks)]
     queries = own.groupby(["attack", "library", "sample_id"], observed=True)[
         ["n_forward", "n_backward"]
     ].sum()
