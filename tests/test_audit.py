@@ -13,7 +13,7 @@ from toys import Linear
 
 from benchmark import cli
 from benchmark.audit import auditing, tables
-from benchmark.audit.auditing import Target, curves_of, passes_of, unaudited
+from benchmark.audit.auditing import Target, curves_of, norms_of, passes_of, unaudited
 from benchmark.audit.command import audit_line, audit_run, print_verdicts
 from benchmark.audit.models import OtherModelError, recall
 from benchmark.audit.registration import Check
@@ -332,3 +332,21 @@ def test_passes_through_a_generator_alone_do_not_count():
     target = SimpleNamespace(name="gan", seed=0)
     assert passes_of(folder, target, "l2") == 30
     assert passes_of(folder, target, "linf") == 0
+
+
+def test_a_norm_in_which_all_was_skipped_has_no_verdict():
+    attacks = [AttackSpec("pgd", ThreatModel("linf", (0.1,)), 2)]
+    attacks.append(AttackSpec("latent-cw", ThreatModel("l2", (0.5,)), 2))
+    rows = [
+        ("cnn", "linf", "ok"),
+        ("cnn", "l2", "skipped"),
+        ("gan", "linf", "skipped"),
+        ("gan", "l2", "failed"),
+        ("odd", "linf", "skipped"),
+        ("odd", "l2", "skipped"),
+    ]
+    cells = pd.DataFrame(rows, columns=["defense", "norm", "status"]).assign(seed=0)
+    folder = SimpleNamespace(cells=cells, spec=SimpleNamespace(attacks=attacks))
+    assert norms_of(folder, "cnn", 0) == ["linf"]
+    assert norms_of(folder, "gan", 0) == ["l2"]
+    assert norms_of(folder, "odd", 0) == ["linf", "l2"]

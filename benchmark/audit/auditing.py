@@ -63,7 +63,7 @@ def audit_defense(
     subject = subject_of(folder, target, train_set, test_set)
     findings = ask(folder, target, subject, "basic", progress)
     rows = []
-    for norm in norms_of(folder):
+    for norm in norms_of(folder, target.name, target.seed):
         verdict = judge(
             norm=norm,
             correct=correct_of(folder, target, test_set, norm),
@@ -133,14 +133,19 @@ def audit_failed(folder: RunFolder, name: str, seed: int, reason: str) -> None:
             "attacks": "",
             "seconds": 0.0,
         }
-        for norm in norms_of(folder)
+        for norm in norms_of(folder, name, seed)
     ]
     put_verdicts(folder.path, make_table(rows, VERDICTS))
 
 
-def norms_of(folder: RunFolder) -> list[str]:
-    """Return the norms of the run's attacks, in their order."""
-    return list(dict.fromkeys(attack.threat.norm for attack in folder.spec.attacks))
+def norms_of(folder: RunFolder, name: str, seed: int) -> list[str]:
+    """Return the norms in which a defense has an accuracy, or failed to get one; there is nothing
+    to say of one whose attacks were all skipped. Without any, all of the run's."""
+    cells = folder.cells
+    own = cells[(cells["defense"] == name) & (cells["seed"] == seed)]
+    tried = set(own.loc[own["status"] != "skipped", "norm"])
+    norms = list(dict.fromkeys(attack.threat.norm for attack in folder.spec.attacks))
+    return [norm for norm in norms if norm in tried] or norms
 
 
 # --- what is asked -------------------------------------------------------------------------------

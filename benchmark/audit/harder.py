@@ -82,7 +82,7 @@ class FullAudit:
             left = [
                 (spec.name, norm)
                 for spec in self.folder.spec.defenses
-                for norm in norms_of(self.folder)
+                for norm in norms_of(self.folder, spec.name, seed)
                 if (spec.name, seed, norm) not in judged_in_full(self.folder)
             ]
             if left:
