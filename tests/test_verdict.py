@@ -171,3 +171,19 @@ def test_randomness_that_the_defense_does_not_declare_counts_as_randomness():
     parts = [curve([0, 30], attack=f"a{i}", first=10 * i) for i in range(5)]
     found = verdict(parts, parts, findings=[alarm("randomness", "undeclared randomness")])
     assert found.rungs[1].headline == pytest.approx(0.7)
+
+
+def test_a_random_defense_is_judged_on_images_that_every_attack_of_the_run_saw():
+    # Without noise averaged out nothing falls; the fair attack is dear and saw half of the images.
+    plain = [curve([0, 0]), curve([20, 50], attack="eot", n=50)]
+    found = verdict(plain, [curve([20, 50])], stochastic=True)
+    assert found.ruling == "attacked fairly"
+    assert [(rung.n, rung.plain) for rung in found.rungs] == [(50, 0.6), (50, 0.0)]
+
+
+def test_a_remark_is_about_the_norm_that_is_judged():
+    flat = Finding("flat-in-eps", "note", 1.0, 0.9, "measured", "flat in eps", "cw")
+    both = [curve([40, 80]), curve([0, 0], attack="cw", norm="l2")]
+    assert verdict(both, [curve([40, 80])], findings=[flat]).remarks == ()
+    found = verdict(both, [curve([0, 0], norm="l2")], findings=[flat], norm="l2")
+    assert found.remarks == ("flat in eps",)

@@ -125,7 +125,8 @@ def judge(
     """Return the verdict on a defense in ``norm``, by the rule above.
 
     ``correct`` (n,) bool tells which of the audit's images the defense gets right, ``stochastic``
-    whether it says that it is; what the checks found counts, too. ``plain`` are
+    whether it says that it is; what the checks found counts, too. A stochastic one is judged on the
+    images that every attack of the run saw. ``plain`` are
     the run's sweeps, of the first images each, ``own`` and ``transferred`` the audit's, over all
     n or fewer; those in other norms are left out. ``missing`` says, in short phrases, what the
     audit could not do.
@@ -137,6 +138,8 @@ def judge(
         for curves in (plain, own, transferred)
     ]
     n = min(len(correct), *(max((t.n for t in some), default=len(correct)) for some in tables))
+    if stochastic and tables[0]:  # one attack counts, and it may be any
+        n = min(n, *(fates.n for fates in tables[0]))
     grid = _grid(tables)
     rungs = tuple(_rung(eps, n, correct[:n].cpu(), tables, stochastic) for eps in grid)
     p_value, broken = _broken(rungs)
@@ -160,7 +163,7 @@ def judge(
     lacking += [f"an explanation of: {reason}" for reason in symptoms]
     if lacking:
         return verdict("undecided", lacking)
-    notes = _reasons([f for f in findings if f.answer == "note"])
+    notes = _reasons([f for f in findings if f.answer == "note" and _about(f, plain, norm)])
     return verdict("attacked fairly", (), notes)
 
 
