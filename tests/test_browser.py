@@ -215,20 +215,29 @@ def test_a_remark_stays_below_its_row(one, visit):
 # --- defenses to hide
 
 
+LINES = (
+    "[...document.querySelectorAll('.chart')]"
+    ".flatMap(c => c.data.filter(t => t.visible !== false)).map(t => t.meta.defense)"
+)
+
+
 def visible_lines(page):
     """Names of the lines that are shown, over all charts that are drawn."""
-    return page.eval_on_selector_all(
-        ".chart",
-        "charts => charts.flatMap(c => c.data.filter(t => t.visible !== false))"
-        ".map(t => t.meta.defense)",
+    return page.evaluate(LINES)
+
+
+def lines_become(page, wanted):
+    """Wait until just these lines are shown; a chart takes its time to draw anew."""
+    page.wait_for_function(
+        f"wanted => JSON.stringify({LINES}) === JSON.stringify(wanted)", arg=wanted
     )
 
 
 def test_a_defense_hides_from_tables_and_charts_and_comes_back(one, visit):
     seen, name = visit(one), HOSTILE
-    page, lines = seen.page, visible_lines
+    page = seen.page
     draw_all(page)
-    everything = lines(page)
+    everything = visible_lines(page)
     rows = page.locator("tr[data-defense]")
     shown = rows.locator("visible=true").count()
     own = [row for row in rows.all() if row.get_attribute("data-defense") == name]
@@ -238,9 +247,8 @@ def test_a_defense_hides_from_tables_and_charts_and_comes_back(one, visit):
     box = page.get_by_label(name, exact=True)
     box.focus()
     page.keyboard.press("Space")
-    page.wait_for_timeout(200)
+    lines_become(page, [line for line in everything if line != name])
     assert not any(row.is_visible() for row in own)
-    assert lines(page) == [line for line in everything if line != name]
     assert "1 of 5 hidden" in page.locator("#defenses summary").inner_text()
     page.emulate_media(media="print")
     assert not any(row.is_visible() for row in own)
@@ -249,8 +257,7 @@ def test_a_defense_hides_from_tables_and_charts_and_comes_back(one, visit):
     page.locator("button[data-all=false]").click()
     assert rows.locator("visible=true").count() == 0
     page.locator("button[data-all=true]").click()
-    page.wait_for_timeout(200)
-    assert lines(page) == everything
+    lines_become(page, everything)
     assert rows.locator("visible=true").count() == shown
     assert "all 5 shown" in page.locator("#defenses summary").inner_text()
     assert seen.complaints == []
