@@ -22,6 +22,7 @@ from benchmark.audit.probes import (
     differences,
     gradients,
     seed_for,
+    several,
     unanswerable,
 )
 from benchmark.audit.registration import check
@@ -123,7 +124,13 @@ def saturated_loss(subject: Subject) -> Finding:
     )
     details = {"median_gap": gap}
     return alarm_if(
-        share > SATURATED, name, share, SATURATED, evidence, "loss saturated", details=details
+        share > SATURATED and several(lost),
+        name,
+        share,
+        SATURATED,
+        evidence,
+        "loss saturated",
+        details=details,
     )
 
 

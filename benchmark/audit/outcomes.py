@@ -24,6 +24,8 @@ from benchmark.audit.probes import (
     gradients,
     most_of,
     seed_for,
+    several,
+    steps_of,
     unanswerable,
     view_of,
     worst_case,
@@ -80,7 +82,8 @@ def rising_loss(subject: Subject) -> Finding:
         f" margin loss of {share:.0%} of {n} images rises (median by {gained:.3g}); trusted from"
         f" {RISING:.0%}"
     )
-    return alarm_if(share < RISING, name, share, RISING, evidence, "loss does not rise")
+    low = share < RISING and several(~rises)
+    return alarm_if(low, name, share, RISING, evidence, "loss does not rise")
 
 
 @check("lost-on-the-way", level="basic", needs=["standing"])
@@ -123,7 +126,6 @@ def lost_on_the_way(subject: Subject) -> Finding:
 
 # --- other budgets -------------------------------------------------------------------------------
 
-UNBOUNDED_STEPS = 20
 UNBOUNDED_ASKED = 16
 
 
@@ -135,13 +137,13 @@ def unbounded_attack(subject: Subject) -> Finding:
         return unanswered
     x, y = asked(subject, UNBOUNDED_ASKED)
     seed = seed_for(subject, name)
-    attack = PGD(steps=UNBOUNDED_STEPS)
+    attack = PGD(steps=steps_of(subject))
     with view_of(subject, len(x)) as view, seeded(seed, x.device):
         x_adv = attack.run(view, x, y, eps=1.0, generator=generator(seed, x.device))
     stands = float((~_fell(subject, x_adv, y)).double().mean())
     evidence = (
         f"at eps 1 (linf), which holds every image, {stands:.0%} of {len(x)} images stand after"
-        f" {UNBOUNDED_STEPS} steps of PGD; trusted up to {REACHED:.0%}"
+        f" {attack.steps} steps of PGD; trusted up to {REACHED:.0%}"
     )
     return alarm_if(stands > REACHED, name, stands, REACHED, evidence, "unbounded attack fails")
 
