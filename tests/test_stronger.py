@@ -242,6 +242,17 @@ def test_across_a_bridge_the_inner_models_gradient_is_seen(cls):
     assert alike.median() > 0.9
 
 
+def test_layers_that_work_in_place_are_watched_without_harm():
+    inner, x = bare(), images()
+    defense = BitDepth(Activated(inner, nn.ReLU(inplace=True)))
+    bridge = find_bridge(defense, x)
+    assert bridge is not None
+    assert not bridge.broken
+    seen, wanted = gradient(Bridged(defense, bridge), x), gradient(inner, x)
+    alike = nn.functional.cosine_similarity(seen.flatten(1), wanted.flatten(1))
+    assert alike.median() > 0.9
+
+
 def test_a_bridge_leads_to_what_decides():
     defense, x = TwoFaced(bare()), images()
     bridge = find_bridge(defense, x)
@@ -249,14 +260,20 @@ def test_a_bridge_leads_to_what_decides():
     assert torch.equal(Bridged(defense, bridge)(x).argmax(1), defense.predict(x))
 
 
-def test_stairs_are_bridged_by_their_slope_and_honest_layers_kept():
+class StairsInPlace(nn.Module):
+    def forward(self, x):
+        return x.clamp_(min=0).mul_(3).round_().div_(3)
+
+
+@pytest.mark.parametrize("stairs", [Stairs, StairsInPlace])
+def test_stairs_are_bridged_by_their_slope_and_honest_layers_kept(stairs):
     inner, x = bare(), images()
     inner.network[0].weight.mul_(6)  # activations of several steps
-    defense = Activated(inner, Stairs())
+    defense = Activated(inner, stairs())
     bridge = find_bridge(defense, x)
     assert bridge is not None
-    assert {type(module) for module in bridge.broken} == {Stairs}
-    assert "Stairs" in str(bridge)
+    assert {type(module) for module in bridge.broken} == {stairs}
+    assert stairs.__name__ in str(bridge)
     assert all(width > 0 for width in bridge.broken.values())
     assert not gradient(defense, x).any()
     alike = nn.functional.cosine_similarity(

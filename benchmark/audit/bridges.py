@@ -123,7 +123,7 @@ def _width(module: nn.Module, u: Tensor) -> float:
     with torch.no_grad():
         keep = torch.rand(u.shape, generator=torch.Generator().manual_seed(0)).to(u) < 0.5
         mixed = torch.where(keep, u, u.flip(0) + 1)
-        alone = torch.equal(module(mixed)[keep], module(u)[keep])
+        alone = torch.equal(module(mixed)[keep], module(u.clone())[keep])
     return ACROSS * float(u.std()) if alone else 0.0
 
 
@@ -144,7 +144,7 @@ def misleads(module: nn.Module, u: Tensor) -> bool:
     weights, slope = draw(), None
     with torch.enable_grad():
         leaf = u.clone().requires_grad_()
-        out = module(leaf)
+        out = module(leaf.clone())  # which it may change in place
         if out.requires_grad:
             (slope,) = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)
     said, done = [], []
@@ -174,27 +174,31 @@ class _Trace:
     """What a defense's modules were given and gave in one pass.
 
     ``entered`` is the last module that was given something like the image, ``given`` what modules
-    gave, in order, ``leaves`` what the innermost ones that keep the shape were given since.
+    gave, in order, ``leaves`` what the innermost ones that keep the shape were given since and
+    ``asked`` what those were given that have not answered yet.
     """
 
     x: Tensor
     entered: _Entered | None = None
     given: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     leaves: dict[nn.Module, Tensor] = field(default_factory=dict)
+    asked: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         if given and isinstance(given[0], Tensor) and _alike(given[0], self.x):
             self.entered = _Entered(module, len(self.given))
             self.leaves.clear()
+        if len(given) == 1 and isinstance(given[0], Tensor) and not list(module.children()):
+            self.asked[module] = given[0].detach().clone()  # before it is changed in place
 
     def leave(self, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
         if not isinstance(out, Tensor):
             return
         # Of what is no answer only the place in the order is kept: features are large.
-        self.given.append((module, out.detach() if out.dim() == 2 else out.detach()[:0]))
-        single = len(given) == 1 and isinstance(given[0], Tensor)
-        if single and not list(module.children()) and given[0].shape == out.shape:
-            self.leaves[module] = given[0].detach()
+        self.given.append((module, out.detach().clone() if out.dim() == 2 else out[:0]))
+        asked = self.asked.pop(module, None)
+        if asked is not None and asked.shape == out.shape:
+            self.leaves[module] = asked
 
 
 def _alike(u: Tensor, x: Tensor) -> bool:
@@ -214,6 +218,7 @@ def _crossed(bridge: Bridge, x: Tensor) -> Iterator[list[Tensor]]:
     before = torch.is_grad_enabled()
     wanted = before and x.requires_grad
     inner: list[Tensor] = []
+    spared: dict[nn.Module, Tensor] = {}
     modes: list[bool] = []
 
     def enter(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -228,8 +233,12 @@ def _crossed(bridge: Bridge, x: Tensor) -> Iterator[list[Tensor]]:
             torch.set_grad_enabled(modes.pop())
         inner.append(out)
 
+    def spare(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        spared[module] = given[0]
+        return (given[0].clone(),)  # which it may change in place
+
     def straight(module: nn.Module, given: tuple[Any, ...], out: Tensor) -> Tensor:
-        u: Tensor = given[0]
+        u = spared.pop(module)
         width = bridge.broken[module]
         with torch.no_grad():  # past the hooks, of which this is one
             rise = module.forward(u + width) - module.forward(u - width) if width else 1.0
@@ -239,6 +248,7 @@ def _crossed(bridge: Bridge, x: Tensor) -> Iterator[list[Tensor]]:
     handles = [
         bridge.entry.register_forward_pre_hook(enter),
         bridge.exit.register_forward_hook(leave),
+        *(module.register_forward_pre_hook(spare) for module in bridge.broken),
         *(module.register_forward_hook(straight) for module in bridge.broken),
     ]
     torch.set_grad_enabled(False)  # a defense may look whether it is being differentiated
