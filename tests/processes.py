@@ -7,6 +7,7 @@ without the report, whose figures take longer still.
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -41,6 +42,8 @@ def _command(words: list[str], log: str, cache: str) -> None:
     os.environ["BENCHMARK_CACHE_DIR"] = cache
     os.environ.pop("BENCHMARK_DATA_DIR", None)
     sys.argv = ["benchmark", *words]
+    # A test run that was itself sent to the background ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     import torch
 

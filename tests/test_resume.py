@@ -349,7 +349,10 @@ def test_the_finished_model_takes_the_place_of_its_states(train_one, tmp_path, m
     killed.write_bytes(b"half")
     watched = Watched()
     model, record = train_one(watched)
-    assert watched.said == ["undefended: training goes on after epoch 2 of 3"]
+    assert watched.said == [
+        "undefended (seed 0): training on 60 images",
+        "undefended: training goes on after epoch 2 of 3",
+    ]
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".lock", ".safetensors"]
     monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path / "other"))
     twin, whole = train_one(Watched())
@@ -366,7 +369,7 @@ def test_the_states_stay_where_the_model_cannot_be_saved(train_one, tmp_path, mo
     train_one(Watched())
     watched = Watched(most=0.5)  # not one batch more
     train_one(watched)
-    assert watched.said[0] == "undefended: training goes on after epoch 3 of 3"
+    assert watched.said[1] == "undefended: training goes on after epoch 3 of 3"
 
 
 def test_plugins_train_as_before(train_one, tmp_path):
@@ -378,4 +381,4 @@ def test_plugins_train_as_before(train_one, tmp_path):
     train_one(watched, "toys:Tiny")
     assert Tiny.fits == fits + 1
     assert watched.epochs == QUICK.epochs
-    assert watched.said == []
+    assert watched.said == ["toys:Tiny (seed 0): training on 60 images"]
