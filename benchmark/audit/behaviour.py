@@ -122,7 +122,7 @@ def batch_dependence(subject: Subject) -> Finding:
     answers = [logits(subject, torch.cat([x[:half], other]), seed)[:half] for other in mates]
     far = float(torch.stack([apart(own, answer) for answer in answers]).max())
     what = "other images beside them"
-    if not (subject.defense.stochastic or is_random(subject)):  # alone it draws other noise
+    if not is_random(subject):  # alone it draws other noise
         few = min(half, 4)
         alone = torch.cat([logits(subject, x[i : i + 1]) for i in range(few)])
         far = max(far, float(apart(own[:few], alone).max()))

@@ -22,7 +22,6 @@ from benchmark.audit.probes import (
     differences,
     gradients,
     seed_for,
-    several,
     unanswerable,
 )
 from benchmark.audit.registration import check
@@ -124,7 +123,7 @@ def saturated_loss(subject: Subject) -> Finding:
     )
     details = {"median_gap": gap}
     return alarm_if(
-        share > SATURATED and several(lost),
+        share > SATURATED,
         name,
         share,
         SATURATED,

@@ -24,7 +24,6 @@ from benchmark.audit.probes import (
     gradients,
     most_of,
     seed_for,
-    several,
     steps_of,
     unanswerable,
     view_of,
@@ -82,8 +81,7 @@ def rising_loss(subject: Subject) -> Finding:
         f" margin loss of {share:.0%} of {n} images rises (median by {gained:.3g}); trusted from"
         f" {RISING:.0%}"
     )
-    low = share < RISING and several(~rises)
-    return alarm_if(low, name, share, RISING, evidence, "loss does not rise")
+    return alarm_if(share < RISING, name, share, RISING, evidence, "loss does not rise")
 
 
 @check("lost-on-the-way", level="basic", needs=["standing"])

@@ -47,12 +47,6 @@ def steps_of(subject: Subject) -> int:
     return STEPS // 2 if searches(subject) else STEPS
 
 
-def several(failed: Tensor) -> bool:
-    """Tell whether more than one of the images (N,) failed, or all: of few, one decides nothing."""
-    count = int(failed.sum())
-    return count > 1 or count == len(failed)
-
-
 @contextmanager
 def view_of(subject: Subject, rows: int) -> Iterator[AttackView]:
     """Open the view that the run's attacks had, for a batch of ``rows`` images."""
