@@ -1,8 +1,9 @@
 """Datasets as a folder of Parquet files, in the layout that dataset hubs use.
 
 ``DIR/<dataset>/train*.parquet`` and ``test*.parquet`` (or ``val*.parquet`` where there is no
-test file), in one or several shards. A column ``image`` or ``img`` holds encoded images, as
-plain bytes or as a struct with a field ``bytes``; ``label`` holds integers.
+test file), in one or several shards. Shards that count themselves (``train-00000-of-00002``) must
+all be there. A column ``image`` or ``img`` holds encoded images, as plain bytes or as a struct with
+a field ``bytes``; ``label`` holds integers.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from benchmark.downloads import download_folder
 from benchmark.errors import UsageError
 from benchmark.parquet_files import check_footer, check_size
+from benchmark.shards import check_shards
 from benchmark.splits import (
     DatasetInfo,
     Pixels,
@@ -56,7 +58,11 @@ def find_files(data_dir: Path, name: str, split: SplitName) -> list[Path]:
 
 
 def open_mirror(info: DatasetInfo, files: list[Path]) -> RawSplit:
-    """Read the labels of a split's shards; its images are read and decoded when asked for."""
+    """Read the labels of a split's shards; its images are read and decoded when asked for.
+
+    UsageError if the shards' names promise others that are not among ``files``.
+    """
+    check_shards(files)
     check_mirror(files, download_folder().parent / "mirrors")
     chunks: list[_Chunk] = []
     labels: list[Rows] = []
