@@ -20,6 +20,7 @@ import platformdirs
 
 from benchmark.archives import unpack_zip
 from benchmark.errors import UsageError
+from benchmark.image_files import decode_images
 from benchmark.splits import (
     DatasetInfo,
     Pixels,
@@ -27,7 +28,6 @@ from benchmark.splits import (
     Rows,
     SplitName,
     check_labels,
-    decode_image,
 )
 from benchmark.sums import file_sum, read_list, write_list
 
@@ -171,9 +171,7 @@ def read_tiny_imagenet(info: DatasetInfo, split: SplitName, folder: Path) -> Raw
     labels = check_labels(np.array([label for _, label in found]), info, str(folder))
 
     def read(rows: Rows) -> Pixels:
-        images = np.empty((len(rows), *info.shape), np.uint8)
-        for place, row in enumerate(rows):
-            images[place] = decode_image(content(paths[row]), info, str(paths[row]))
-        return images
+        found = ((place, content(paths[row]), str(paths[row])) for place, row in enumerate(rows))
+        return decode_images(found, len(rows), info)
 
     return RawSplit(labels, read, "download")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmark.downloads import download_folder
 from benchmark.errors import UsageError
+from benchmark.image_files import decode_images, most_encoded
 from benchmark.parquet_files import check_footer, check_size
 from benchmark.shards import check_shards
 from benchmark.splits import (
@@ -27,8 +28,6 @@ from benchmark.splits import (
     SplitName,
     cause,
     check_labels,
-    decode_image,
-    most_encoded,
 )
 from benchmark.sums import check_mirror
 
@@ -79,16 +78,17 @@ def open_mirror(info: DatasetInfo, files: list[Path]) -> RawSplit:
                 start += n
                 first += n
 
-    def read(rows: Rows) -> Pixels:
-        # One thread: small images spend their time in Pillow's Python, where threads only queue.
-        images = np.empty((len(rows), *info.shape), np.uint8)
+    def encoded(rows: Rows) -> Iterator[tuple[int, bytes, str]]:
         for chunk in chunks:
             places = np.flatnonzero((rows >= chunk.start) & (rows < chunk.start + chunk.n))
             if len(places):
-                encoded = chunk.encoded(rows[places] - chunk.start)
-                for place, (data, where) in zip(places, encoded, strict=True):
-                    images[place] = decode_image(data, info, where)
-        return images
+                found = chunk.encoded(rows[places] - chunk.start)
+                for place, (data, where) in zip(places, found, strict=True):
+                    yield int(place), data, where
+
+    def read(rows: Rows) -> Pixels:
+        # One thread: small images spend their time in Pillow's Python, where threads only queue.
+        return decode_images(encoded(rows), len(rows), info)
 
     return RawSplit(np.concatenate(labels), read, "mirror")
 

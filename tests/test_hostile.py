@@ -29,6 +29,7 @@ from benchmark.checkpoints import Checkpoints
 from benchmark.datasets import DatasetInfo, DatasetSource
 from benchmark.errors import UsageError
 from benchmark.files import own_folder, plain_file, safe_name
+from benchmark.image_files import decode_image
 from benchmark.results import (
     ModelRecord,
     ResultsError,
@@ -38,7 +39,6 @@ from benchmark.results import (
     write_model,
 )
 from benchmark.run_folder import RunFolder
-from benchmark.splits import decode_image
 from benchmark.training import TrainingLog
 from reports.crosscheck import _png
 from reports.html import write_report
