@@ -16,6 +16,7 @@ from benchmark.budgets import parse_eps, parse_list
 from benchmark.console import print_accuracies
 from benchmark.errors import MachineError, UsageError, one_line, unknown_name
 from benchmark.faults import AGAIN, UnwrittenError, fault_line
+from benchmark.own_packages import settle
 from benchmark.spec import preset_names, read_preset
 from benchmark.time_limit import DEFAULT_SECONDS, check_seconds
 
@@ -34,6 +35,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all well, 1 some failed, 2 wrong usage."""
+    if argv is None:  # the process is the command's own
+        for sentence in settle():
+            _say(one_line(sentence))
     try:
         app(args=None if argv is None else list(argv))
     except UsageError as error:

@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from benchmark.errors import UsageError, unknown_name
+from benchmark.own_packages import hint
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ class Registry:
         try:
             module = import_module(module_name)
         except ModuleNotFoundError as error:
-            raise UsageError(f"{self.kind} {name!r}: {error}") from None
+            raise UsageError(f"{self.kind} {name!r}: {error}{hint(module_name)}") from None
         try:
             return getattr(module, attribute)
         except AttributeError:
-            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {attribute!r}") from None
+            raise UsageError(
+                f"{self.kind} {name!r}: {module_name} has no {attribute!r}{hint(module_name)}"
+            ) from None
 
 
 @cache
