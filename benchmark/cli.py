@@ -168,7 +168,7 @@ def run(
         _say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
     if spec.study:
         _say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
-    for remark in remarks(spec, **asked, eps=budgets, n_test=n_test):
+    for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
         _say(remark)
     _say(f"run folder: {out / spec.run_id}")
     result = run_spec(
@@ -280,6 +280,7 @@ def crosscheck(
     from benchmark.crosscheck.plan import plan_crosscheck
     from benchmark.plan import choose_device
     from benchmark.progress import ConsoleProgress
+    from benchmark.remarks import renamed
 
     device = choose_device(device)
     chosen = preset or ("paper" if device == "cuda" else "quick")
@@ -297,6 +298,12 @@ def crosscheck(
         best_iterate=best_iterate,
     )
     _say(f"preset {chosen} ({'asked for' if preset else f'the default on {device}'})")
+    for line in (
+        *renamed("--dataset", dataset, plan.spec.dataset),
+        *renamed("--defense", defense, plan.spec.defenses[0].name),
+        *renamed("--attack", attack, plan.spec.attacks[0].name),
+    ):
+        _say(line)
     for name, reason in plan.absent.items():
         _say(f"{name}: not run: {reason}")
     found, was_there = check(
@@ -339,9 +346,14 @@ def dimension(
 ) -> None:
     """Estimate the intrinsic dimension of a dataset's images, with an interval."""
     from benchmark.dimension_study import DimensionSettings, measure_dimension, print_dimension
+    from benchmark.naming import canonical
     from benchmark.progress import ConsoleProgress
+    from benchmark.registry import DATASETS
+    from benchmark.remarks import renamed
 
-    settings = DimensionSettings(dataset, n, split, k1, k2, seed)
+    settings = DimensionSettings(canonical(DATASETS, dataset), n, split, k1, k2, seed)
+    for line in renamed("--dataset", dataset, settings.dataset):
+        _say(line)
     found, file = measure_dimension(
         settings, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
     )
@@ -376,6 +388,7 @@ def speed(
     """Time the in-house attacks beside other libraries' on one model, on this machine."""
     from benchmark.plan import choose_device
     from benchmark.progress import ConsoleProgress
+    from benchmark.remarks import renamed
     from benchmark.speed import measure_speed
     from benchmark.speed_console import print_speed
     from benchmark.speed_tasks import SpeedSettings, plan_speed
@@ -393,6 +406,11 @@ def speed(
             levels=levels,
         )
     )
+    for line in (
+        *renamed("--dataset", dataset, plan.settings.dataset),
+        *renamed("--defense", defense, plan.settings.defense),
+    ):
+        _say(line)
     for name, reason in plan.absent.items():
         _say(f"{name}: not measured: {reason}")
     found = measure_speed(

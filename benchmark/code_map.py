@@ -42,7 +42,7 @@ def code_map(
     searched = load_attack(attack)
     if not isinstance(searched, BudgetAttack) or len(attack.threat.eps) != 1:
         raise UsageError(f"code map: attack {attack.name} needs one budget; name one such as pgd")
-    own_seed = derive_seed(seed, data.info.name, name, "code-map", attack.name)
+    own_seed = derive_seed(seed, data.info.name, name, "code-map", attack.seed_name)
     labels = data.labels.cpu()
     with seeded(own_seed, data.device):
         pred, clean = predict(defense, data), _codes(defense, data.x(), name)

@@ -11,10 +11,11 @@ import torch
 
 from benchmark.ambient import contained
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack, build_attack
-from benchmark.attack_names import parse_named
+from benchmark.attack_names import NamedAttack, parse_named
 from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
+from benchmark.naming import canonical, seed_name
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import (
     INHOUSE,
@@ -65,6 +66,7 @@ def plan(
     ``defenses`` names some, of these.
     """
     DATASETS.check(dataset)
+    dataset = canonical(DATASETS, dataset)
     settings = preset_for(preset, dataset)
     studied = find_study(preset, dataset, study) if study else None
     if studied is not None:
@@ -72,7 +74,8 @@ def plan(
     n_test = settings["n_test"] if n_test is None else n_test
     check_count("--n-test", n_test)  # before the attacks, which take their n from it
     every = DEFENSES.names() if studied is None else studied.defenses
-    names = every if list(defenses) == ["all"] else list(dict.fromkeys(defenses))
+    asked = every if list(defenses) == ["all"] else defenses
+    names = list(dict.fromkeys(canonical(DEFENSES, name) for name in asked))
     return RunSpec(
         dataset=dataset,
         preset=preset,
@@ -108,14 +111,18 @@ def _defenses(
         for value in study.values:
             own = {"defenses": {name: {study.option: value}}}
             member = member_name(name, study.option, value)
-            yield replace(_defense(merge(settings, own), name), name=member)
+            found = replace(_defense(merge(settings, own), name), name=member)
+            with _left_to_the_runner():
+                found = replace(found, seeded_as=seed_name(load_defense(name), member, name))
+            yield found
 
 
 def _defense(settings: Mapping[str, Any], name: str) -> DefenseSpec:
     """Resolve a defense's options: the preset's shared ones where it takes them, then its own."""
     DEFENSES.check(name)
     try:
-        accepted = set(inspect.signature(load_defense(name)).parameters) - {"info"}
+        cls = load_defense(name)
+        accepted = set(inspect.signature(cls).parameters) - {"info"}
     except UsageError:
         raise
     except Exception:
@@ -131,7 +138,7 @@ def _defense(settings: Mapping[str, Any], name: str) -> DefenseSpec:
     if "training" in accepted:
         params["training"] = settings.get("training", {}) | own.get("training", {})
         TrainingSettings.build(params["training"])
-    return DefenseSpec(name, params)
+    return DefenseSpec(name, params, seeded_as=seed_name(cls, name, name))
 
 
 def _attacks(
@@ -150,6 +157,9 @@ def _attacks(
         spec = resolve_attack(with_own, name, library, norm=norm, n_test=n_test, eps=grid)
         with _left_to_the_runner():
             load_attack(spec)
+            if library == INHOUSE:
+                cls = attack_class(spec.type, library)
+                spec = replace(spec, seeded_as=seed_name(cls, spec.name, spec.type))
         # The same attack may be asked for in two spellings.
         if all((spec.name, spec.library) != (other.name, other.library) for other in specs):
             specs.append(spec)
@@ -198,18 +208,25 @@ def _requests(
 
     An attack of the harness is asked of every library, one by its class name of its own alone.
     """
-    for word in dict.fromkeys(names or settings["attacks"]):
+    for word in dict.fromkeys(attack_name(name) for name in names or settings["attacks"]):
         named = parse_named(word)
-        if named and (named.params or _is_library(named.library)):
+        if named and _is_of_a_library(named):
             yield named.text, named.library, named.settings(attack_class(named.cls, named.library))
             continue
         for library in dict.fromkeys(libraries or (INHOUSE,)):
             yield word, library, settings.get("attack_settings", {}).get(word, {})
 
 
-def _is_library(name: str) -> bool:
+def attack_name(word: str) -> str:
+    """Return the one name of the attack that ``word`` asks for (:mod:`benchmark.naming`)."""
+    named = parse_named(word)
+    return word if named and _is_of_a_library(named) else canonical(ATTACKS, word)
+
+
+def _is_of_a_library(named: NamedAttack) -> bool:
     """Tell whether ``name:Class`` is meant as a library's attack, not as one in a module."""
-    return name in LIBRARIES.entries() or find_spec(name) is None
+    name = named.library
+    return bool(named.params) or name in LIBRARIES.entries() or find_spec(name) is None
 
 
 def load_attack(spec: AttackSpec) -> Attack:

@@ -50,7 +50,7 @@ class Registry:
 
     def check(self, name: str) -> None:
         """Raise a UsageError with the nearest name unless ``name`` is registered or a path."""
-        if name not in self.entries() and not _is_path(name):
+        if name not in self.entries() and not is_path(name):
             raise unknown_name(self.kind, name, self.entries())
 
     def load(self, name: str) -> Any:
@@ -81,7 +81,8 @@ def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
     return entry_points(group=group)
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Tell whether ``name`` has the form ``package.module:Object``."""
     module, colon, attribute = name.partition(":")
     return bool(
         colon and attribute.isidentifier() and all(p.isidentifier() for p in module.split("."))

@@ -1,15 +1,19 @@
 """What of a command line does nothing, or not to every attack: said, never silent."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from benchmark.attack import MinimalAttack
-from benchmark.plan import attack_class
+from benchmark.naming import canonical
+from benchmark.plan import attack_class, attack_name
+from benchmark.registry import DEFENSES
 from benchmark.spec import AttackSpec, RunSpec
 
 
 def remarks(
     spec: RunSpec,
     *,
+    dataset: str = "",
     defenses: Sequence[str] = (),
     attacks: Sequence[str] = (),
     libraries: Sequence[str] = (),
@@ -17,12 +21,16 @@ def remarks(
     n_test: int | None = None,
 ) -> Iterator[str]:
     """Yield a sentence on each option of ``run`` that ``spec`` follows in part or not at all."""
-    for option, words in (
-        ("--defenses", defenses),
-        ("--attacks", attacks),
-        ("--libraries", libraries),
+    yield from renamed("--dataset", dataset, spec.dataset)
+    for option, words, name_of in (
+        ("--defenses", defenses, partial(canonical, DEFENSES)),
+        ("--attacks", attacks, attack_name),
+        ("--libraries", libraries, str),
     ):
-        twice = [word for word in dict.fromkeys(words) if words.count(word) > 1]
+        called = [name_of(word) for word in words]
+        for word, name in dict.fromkeys(zip(words, called, strict=True)):
+            yield from renamed(option, word, name)
+        twice = [name for name in dict.fromkeys(called) if called.count(name) > 1]
         if twice:
             yield f"{option}: named twice, run once: {', '.join(twice)}"
     if eps:
@@ -40,6 +48,12 @@ def remarks(
         yield f"--libraries: no attack of this run is asked of {', '.join(idle)}"
     if spec.exact and all(_is_minimal(attack) for attack in spec.attacks):
         yield f"--exact changes nothing: {_names(spec.attacks)} searches once, without an eps"
+
+
+def renamed(option: str, word: str, name: str) -> Iterator[str]:
+    """Yield that what was asked for as ``word`` is ``name`` in the results, if that is another."""
+    if word and word != name:
+        yield f"{option}: {word} is {name}, and has that name in the results"
 
 
 def _libraries(spec: RunSpec) -> set[str]:

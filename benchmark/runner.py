@@ -130,7 +130,8 @@ class _Row:
 
         def check() -> Kept:
             images = test_set.head(max((a.n for a in work.attacks), default=1))
-            check_answers(model, images, derive_seed(self.seed, spec.dataset, name, "check"))
+            parts = (images.info.name, self.defense.seed_name, "check")
+            check_answers(model, images, derive_seed(self.seed, *parts))
             return Kept.of(model)
 
         kept = self._tried("check", work, check)
@@ -210,9 +211,8 @@ class _Row:
         outcomes: list[Outcome] = []
 
         def seed_at(eps: float) -> int:
-            return derive_seed(
-                self.seed, spec.dataset, self.defense.name, attack.name, attack.library, eps
-            )
+            names = (images.info.name, self.defense.seed_name, attack.seed_name, attack.library)
+            return derive_seed(self.seed, *names, eps)
 
         failure = skipped = ""
         what = f"{self.defense.name}, {attack.name} ({attack.library})"

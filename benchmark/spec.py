@@ -58,18 +58,25 @@ def check_count(option: str, n: int) -> None:
 class DefenseSpec:
     """One defense as the run uses it: options under a name of its own.
 
-    ``name`` appears in the results and shapes the model's seed; ``type`` is the registered defense
-    (or ``package.module:Class``) behind it, so that a study can hold several of one
-    (``ot-cla[code_dim=2]`` of type ``ot-cla``).
+    ``name`` appears in the results; ``type`` is the registered defense (or
+    ``package.module:Class``) behind it, so that a study can hold several of one
+    (``ot-cla[code_dim=2]`` of type ``ot-cla``). ``seeded_as`` is the name that shapes the seeds
+    where that is another one (:func:`benchmark.naming.seed_name`).
     """
 
     name: str
     params: Params = field(default_factory=dict)
     type: str = ""
+    seeded_as: str = ""
 
     def __post_init__(self) -> None:
         if not self.type:
             object.__setattr__(self, "type", self.name)
+
+    @property
+    def seed_name(self) -> str:
+        """The name that shapes the model's seed and those of its attacks."""
+        return self.seeded_as or self.name
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class AttackSpec:
     ``name`` appears in the results; ``type`` is the registered attack behind it, so that a
     preset can hold variants (``pgd-eot`` of type ``pgd``). ``n`` images are attacked; ``eot``
     fresh noise draws are averaged per query, and ``bpda`` asks for the surrogate's gradient.
+    ``seeded_as`` as for a defense.
     """
 
     name: str
@@ -89,6 +97,7 @@ class AttackSpec:
     eot: int = 1
     bpda: bool = False
     params: Params = field(default_factory=dict)
+    seeded_as: str = ""
 
     def __post_init__(self) -> None:
         if not self.type:
@@ -97,6 +106,11 @@ class AttackSpec:
             raise UsageError(f"attack {self.name}: n must be at least 1, got {self.n}")
         if self.eot < 1:
             raise UsageError(f"attack {self.name}: eot must be at least 1, got {self.eot}")
+
+    @property
+    def seed_name(self) -> str:
+        """The name that shapes the attack's seeds."""
+        return self.seeded_as or self.name
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,14 @@ class RunSpec:
     def to_json(self) -> str:
         """Return the spec as canonical JSON: equal specs give equal text."""
         settings = asdict(self)
-        if not self.exact:  # so that runs made before the setting keep their names
+        # What is not set is left out, so that runs made before the setting keep their names.
+        if not self.exact:
             del settings["exact"]
+        plugins = [*settings["defenses"], *settings["attacks"]]
+        plugins += [settings["code_map"]["attack"]] if self.code_map else []
+        for plugin in plugins:
+            if not plugin["seeded_as"]:
+                del plugin["seeded_as"]
         return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -156,6 +176,10 @@ class RunSpec:
         if cells > MOST_CELLS:
             raise UsageError(f"it names {cells:,} cells; {MOST_CELLS:,} are the most")
         return found
+
+    def seed_name(self, defense: str) -> str:
+        """Return what shapes the seeds of the defense of that name; the name if it is not here."""
+        return next((each.seed_name for each in self.defenses if each.name == defense), defense)
 
     @property
     def run_id(self) -> str:

@@ -168,8 +168,8 @@ def measure(
 
     def seed_at(eps: float) -> int:
         # Without the library's name: those that can start alike at random do.
-        attack = task.contestants[0].spec.name
-        return derive_seed(SEED, plan.settings.dataset, task.defense.name, attack, eps)
+        attack = task.contestants[0].spec.seed_name
+        return derive_seed(SEED, data.info.name, task.defense.seed_name, attack, eps)
 
     repeats = plan.settings.repeats
     runs = [Runs(contestant) for contestant in task.contestants]

@@ -17,8 +17,9 @@ from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
 from benchmark.files import safe_name
 from benchmark.libraries import AttackLibrary
+from benchmark.naming import canonical
 from benchmark.plan import attack_class, load_attack, load_defense, plan
-from benchmark.registry import DEFENSES, LIBRARIES
+from benchmark.registry import DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import (
     INHOUSE,
     AttackSpec,
@@ -136,6 +137,11 @@ class SpeedPlan:
 
 def plan_speed(settings: SpeedSettings) -> SpeedPlan:
     """Resolve the tasks; UsageError names the first thing that cannot be done."""
+    settings = replace(
+        settings,
+        dataset=canonical(DATASETS, settings.dataset),
+        defense=canonical(DEFENSES, settings.defense),
+    )
     names = [UNDEFENDED] if set(settings.tasks) - {"sweep"} else []
     if "sweep" in settings.tasks:
         DEFENSES.check(settings.defense)

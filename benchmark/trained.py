@@ -30,7 +30,7 @@ def trained(
     progress: Progress,
 ) -> tuple[Defense, ModelRecord]:
     """Return a defense in evaluation mode, trained now or taken from the cache, and its record."""
-    model_seed = derive_seed(seed, train_set.info.name, spec.name)
+    model_seed = derive_seed(seed, train_set.info.name, spec.seed_name)
     defense = untrained(spec, train_set, model_seed)
     key = model_key(defense, spec, train_set, model_seed)
     about = f"{spec.name} (seed {seed})"

@@ -178,14 +178,15 @@ def subject_of(
     """Return what the checks are given: the defense as the run attacked it, and its sweeps."""
     defense = target.defense
     images = test_set.head(min(IMAGES, len(test_set)))
-    with seeded(derive_seed(target.seed, folder.spec.dataset, target.name, "audit"), images.device):
+    parts = (images.info.name, folder.spec.seed_name(target.name), "audit")
+    with seeded(derive_seed(target.seed, *parts), images.device):
         pred = predict(defense, images)
     eot, bpda = seen_through(folder, target)
     labels = images.labels
     spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(images), eot=eot, bpda=bpda)
     return Subject(
         defense=defense,
-        dataset=folder.spec.dataset,
+        dataset=images.info.name,
         seed=target.seed,
         x=images.x(),
         y=labels,

@@ -185,7 +185,8 @@ class _Seed:
         found: list[Transfer] = []
 
         def seed_at(source: str, eps: float) -> int:
-            return derive_seed(self.seed, audit.folder.spec.dataset, "transfer", source, norm, eps)
+            own = audit.folder.spec.seed_name(source)
+            return derive_seed(self.seed, images.info.name, "transfer", own, norm, eps)
 
         for source in [*parties, *self._substitute()]:
 

@@ -32,7 +32,7 @@ def recall(
     """
     if record is None:
         raise OtherModelError("the run has no record of a trained model")
-    model_seed = derive_seed(seed, train_set.info.name, spec.name)
+    model_seed = derive_seed(seed, train_set.info.name, spec.seed_name)
     defense = untrained(spec, train_set, model_seed)
     if Checkpoints(cache_dir() / "models").load(record.key, defense) is not None:
         defense.eval()

@@ -58,7 +58,8 @@ def crosscheck(
 
     def seed_at(eps: float) -> int:
         # Without the library's name: those that can start alike at random do.
-        return derive_seed(seed, spec.dataset, defense.name, spec.attacks[0].name, eps)
+        names = (test_set.info.name, defense.seed_name, spec.attacks[0].seed_name)
+        return derive_seed(seed, *names, eps)
 
     found = compare(
         *(model, spec.attacks, test_set),

@@ -9,8 +9,9 @@ from benchmark import __version__
 from benchmark.attack import Attack
 from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
+from benchmark.naming import canonical
 from benchmark.plan import attack_class, load_attack, plan
-from benchmark.registry import ATTACKS, DEFENSES, LIBRARIES
+from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import INHOUSE, AttackSpec, RunSpec, preset_for
 
 IMAGES = 256
@@ -52,6 +53,7 @@ def plan_crosscheck(
     """
     DEFENSES.check(defense)
     ATTACKS.check(attack)
+    dataset, attack = canonical(DATASETS, dataset), canonical(ATTACKS, attack)
     if n is None:
         n = min(IMAGES, preset_for(preset, dataset).get("n_test", IMAGES))
     base = plan(
