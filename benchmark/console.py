@@ -6,6 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is: ``toys:Car: done`` holds no emoji."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
 def print_accuracies(cells: Any) -> None:
     """Print robust accuracies, a row per defense and attack, at up to six of the budgets.
 
@@ -28,6 +33,6 @@ def print_accuracies(cells: Any) -> None:
 
 def print_table(title: str, table: Table) -> None:
     """Print a table under its title, which Rich's own would wrap to the table's width."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     console.print(title, soft_wrap=True)
     console.print(table)

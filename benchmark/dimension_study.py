@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from benchmark.console import plain_console
 from benchmark.datasets import SplitName
 from benchmark.dimension import (
     SCALINGS,
@@ -231,7 +231,7 @@ def _write(file: Path, found: Dimension) -> None:
 def print_dimension(found: Dimension) -> None:
     """Print the estimates as a table on standard output, the paper's number beside its row."""
     settings, published = found.settings, found.published
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     console.print(
         f"intrinsic dimension of {settings.dataset}: {found.n} {settings.split} images,"
         f" {settings.k1} to {settings.k2} neighbours",

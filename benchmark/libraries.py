@@ -4,7 +4,7 @@ A library is an entry point of the group ``defensebench.attack_libraries`` that 
 :class:`AttackLibrary`; its adapter file imports the library itself only when an attack runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,7 +20,8 @@ class AttackLibrary:
     ``attacks`` maps the harness's names (pgd, pgd-l2, cw) to adapter classes that take the same
     settings as the in-house attack of that name. ``named``, where the library has it, maps the
     name of any attack class of the library to an adapter class for it, and raises a UsageError
-    with the nearest name for an unknown one; it may import the library.
+    with the nearest name for an unknown one; ``classes`` are the names that it knows. Both may
+    import the library.
     """
 
     name: str
@@ -29,6 +30,7 @@ class AttackLibrary:
     install: str
     attacks: Mapping[str, type[Attack]] = field(default_factory=dict)
     named: Callable[[str], type[Attack]] | None = None
+    classes: Callable[[], Collection[str]] | None = None
 
     @property
     def available(self) -> bool:

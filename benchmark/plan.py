@@ -11,12 +11,13 @@ import torch
 
 from benchmark.ambient import contained
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack, build_attack
+from benchmark.attack_hints import nearest_attacks, unknown_attack, unknown_library
 from benchmark.attack_names import NamedAttack, parse_named
 from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.naming import canonical, seed_name
-from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
+from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES, is_path
 from benchmark.spec import (
     INHOUSE,
     NORMS,
@@ -213,8 +214,12 @@ def _requests(
         if named and _is_of_a_library(named):
             yield named.text, named.library, named.settings(attack_class(named.cls, named.library))
             continue
+        variants = settings.get("attack_settings", {})
         for library in dict.fromkeys(libraries or (INHOUSE,)):
-            yield word, library, settings.get("attack_settings", {}).get(word, {})
+            known = word in variants or word in ATTACKS.entries() or is_path(word)
+            if library == INHOUSE and not known:
+                raise unknown_attack(word, variants)
+            yield word, library, variants.get(word, {})
 
 
 def attack_name(word: str) -> str:
@@ -235,6 +240,11 @@ def load_attack(spec: AttackSpec) -> Attack:
     return build_attack(cls, spec.name, spec.threat.norm, spec.params)
 
 
+def _instead(name: str) -> str:
+    near = nearest_attacks(name)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
 def attack_class(name: str, library: str) -> type[Attack]:
     """Import the class of a library's attack; UsageError with the nearest name if there is none."""
     if library == INHOUSE:
@@ -243,11 +253,11 @@ def attack_class(name: str, library: str) -> type[Attack]:
         if not (isinstance(cls, type) and issubclass(cls, BudgetAttack | MinimalAttack)):
             raise UsageError(
                 f"attack {name!r}: {cls!r} is no subclass of benchmark.BudgetAttack or"
-                " benchmark.MinimalAttack"
+                f" benchmark.MinimalAttack{_instead(name)}"
             )
         return cls
     if library not in LIBRARIES.entries():
-        raise unknown_name("library", library, [INHOUSE, *LIBRARIES.names()])
+        raise unknown_library(library, name)
     with plugin_code():
         found: AttackLibrary = LIBRARIES.load(library)
         return found.attack(name)

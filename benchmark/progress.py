@@ -14,6 +14,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichBar
 
+from benchmark.console import plain_console
+
 
 class Advance(Protocol):
     """What moves a bar on."""
@@ -42,11 +44,11 @@ class ConsoleProgress(Progress):
     """Shows bars with an estimate of the time left, on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or plain_console(stderr=True)
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:

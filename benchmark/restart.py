@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
+from benchmark.console import plain_console
 
 FAILED_BEFORE = "DEFENSEBENCH_FAILED_BEFORE_RESTART"
 
@@ -42,7 +42,7 @@ def end(failed: Iterable[Names]) -> NoReturn:
     of is lost.
     """
     try:
-        Console(stderr=True).show_cursor()  # a progress bar has hidden it
+        plain_console(stderr=True).show_cursor()  # a progress bar has hidden it
         sys.stdout.flush()
         sys.stderr.flush()
         if can_restart():

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.console import plain_console
+
 Row = Mapping[str, Any]
 
 TITLES = {
@@ -18,7 +20,7 @@ TITLES = {
 
 def print_speed(result: Row) -> None:
     """Print the measurement on standard output: two tables a task, then what must be said."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     device, versions = result["device"], result["versions"]
     console.print(
         f"{result['dataset']}, preset {result['preset']}, on {device['name']} ({device['type']},"

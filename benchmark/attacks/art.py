@@ -156,19 +156,25 @@ def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
 
 
 @cache
+def classes() -> Mapping[str, type]:
+    """Return ART's evasion attack classes by name."""
+    from art.attacks import evasion
+    from art.attacks.attack import EvasionAttack
+
+    return {
+        key: value
+        for key, value in vars(evasion).items()
+        if isinstance(value, type) and issubclass(value, EvasionAttack)
+    }
+
+
+@cache
 def named(name: str) -> type[Attack]:
     """Return an adapter for ART's evasion attack class ``name``.
 
     Judged in the class's own ``norm``; without one in l2 if it is minimal or says L2, else linf.
     """
-    from art.attacks import evasion
-    from art.attacks.attack import EvasionAttack
-
-    known = {
-        key: value
-        for key, value in vars(evasion).items()
-        if isinstance(value, type) and issubclass(value, EvasionAttack)
-    }
+    known = classes()
     if name not in known:
         raise unknown_name("attack of art", name, known)
     cls = known[name]
@@ -185,4 +191,5 @@ LIBRARY = AttackLibrary(
     install="pip install adversarial-robustness-toolbox",
     attacks={"pgd": PGD, "pgd-l2": PGDL2, "fgsm": FGSM, "cw": CW},
     named=named,
+    classes=classes,
 )

@@ -132,22 +132,28 @@ def _seed(generator: torch.Generator) -> int:
 
 
 @cache
-def named(name: str) -> type[Attack]:
-    """Return an adapter for the attack class ``name`` of torchattacks.
-
-    Judged in the class's own ``norm``; without one in the first that its docstring names under
-    "Distance Measure" and the harness knows, else in linf.
-    """
+def classes() -> Mapping[str, type]:
+    """Return the attack classes of torchattacks by name."""
     import torchattacks
     from torchattacks.attack import Attack as Base
 
-    known = {
+    return {
         key: value
         for key, value in vars(torchattacks).items()
         if isinstance(value, type)
         and issubclass(value, Base)
         and "model" in signature(value).parameters
     }
+
+
+@cache
+def named(name: str) -> type[Attack]:
+    """Return an adapter for the attack class ``name`` of torchattacks.
+
+    Judged in the class's own ``norm``; without one in the first that its docstring names under
+    "Distance Measure" and the harness knows, else in linf.
+    """
+    known = classes()
     if name not in known:
         raise unknown_name("attack of torchattacks", name, known)
     cls = known[name]
@@ -164,4 +170,5 @@ LIBRARY = AttackLibrary(
     install="pip install torchattacks",
     attacks={"pgd": PGD, "pgd-l2": PGDL2, "fgsm": FGSM, "cw": CW},
     named=named,
+    classes=classes,
 )

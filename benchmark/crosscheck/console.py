@@ -8,12 +8,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.console import plain_console
 from benchmark.crosscheck.results import QUANTILES, Crosscheck
 
 
 def print_crosscheck(found: Crosscheck) -> None:
     """Print a cross-check on standard output: tables first, then every finding as a sentence."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     result, libraries = found.result, found.tables["libraries"]
     norm = found.spec.attacks[0].threat.norm
     console.print(

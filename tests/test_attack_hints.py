@@ -1,0 +1,88 @@
+"""An unknown attack is answered with what the installed libraries really have."""
+
+import pytest
+
+from benchmark.attack_hints import ALIASES, nearest_attacks, unknown_library
+from benchmark.attack_names import parse_named
+from benchmark.errors import UsageError
+from benchmark.plan import attack_class, plan
+from benchmark.registry import ATTACKS, LIBRARIES
+
+
+def refused(*attacks: str, libraries: tuple[str, ...] = ()) -> str:
+    with pytest.raises(UsageError) as caught:
+        plan(dataset="digits", preset="smoke", device="cpu", attacks=attacks, libraries=libraries)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("asked", "hints"),
+    [
+        ("autoattack", ["art:AutoAttack", "torchattacks:AutoAttack"]),
+        ("Auto-Attack", ["art:AutoAttack", "torchattacks:AutoAttack"]),
+        ("AA", ["art:AutoAttack", "torchattacks:AutoAttack"]),
+        ("apgd", ["torchattacks:APGD"]),
+        ("apgd-ce", ["torchattacks:APGD"]),
+        ("fab", ["torchattacks:FAB"]),
+        ("square", ["torchattacks:Square", "art:SquareAttack"]),
+        ("deepfool", ["art:DeepFool", "torchattacks:DeepFool"]),
+        ("bim", ["torchattacks:BIM"]),
+        ("mim", ["torchattacks:MIFGSM"]),
+        ("hopskipjump", ["art:HopSkipJump"]),
+        ("boundary", ["art:BoundaryAttack"]),
+        ("deepfol", ["art:DeepFool", "torchattacks:DeepFool"]),
+        ("pgd_l2", ["pgd-l2", "torchattacks:PGDL2"]),
+        ("pgd-linf", ["pgd", "torchattacks:PGD"]),
+        ("carlini-wagner", ["cw", "torchattacks:CW"]),
+    ],
+)
+def test_what_exists_is_suggested(asked: str, hints: list[str]) -> None:
+    assert nearest_attacks(asked)[: len(hints)] == hints
+    said = refused(asked)
+    assert f"unknown attack {asked!r}; did you mean {hints[0]}" in said
+    assert all(hint in said for hint in hints)
+
+
+def test_nothing_near_is_no_suggestion() -> None:
+    assert nearest_attacks("xylophone") == []
+    said = refused("xylophone")
+    assert "did you mean" not in said
+    assert "Known: cw, cw-bpda, fgsm," in said
+
+
+def test_every_suggestion_is_there() -> None:
+    for asked in (*ALIASES, "a", "attack", "gradient", "patch", ""):
+        for hint in nearest_attacks(asked):
+            named = parse_named(hint)
+            if named is None:
+                assert hint in ATTACKS.names()
+            else:
+                attack_class(named.cls, named.library)
+
+
+def test_every_other_name_leads_somewhere() -> None:
+    assert all(nearest_attacks(alias) for alias in ALIASES)
+
+
+def test_a_variant_of_the_preset_is_suggested() -> None:
+    assert "did you mean pgd-bpda?" in refused("pgdbpda")
+
+
+def test_an_attack_in_a_librarys_place_is_told_where_it_belongs() -> None:
+    expected = "did you mean --attacks art:AutoAttack or torchattacks:AutoAttack?"
+    assert expected in refused("pgd", libraries=("autoattack",))
+    assert expected in refused("autoattack:AutoAttack")
+    assert expected in refused("autoattack:AutoAttack(version='standard')")
+    assert "did you mean 'torchattacks'?" in refused("torchatacks:PGD")
+    assert "did you mean" not in str(unknown_library("xylophone"))
+
+
+def test_what_a_library_lists_it_has() -> None:
+    for name in LIBRARIES.names():
+        library = LIBRARIES.load(name)
+        if library.available:
+            assert (library.classes is None) == (library.named is None)
+            for cls in [*(library.classes() if library.classes else ())][:5]:
+                assert library.attack(cls).__name__ == cls
