@@ -253,6 +253,7 @@ def crosscheck(
         str, typer.Option(help="smoke, quick or paper; paper where CUDA is, else quick.")
     ] = "",
     n: Annotated[int | None, typer.Option(help="Test images; up to 256 by default.")] = None,
+    n_train: Annotated[int | None, typer.Option(help="Training images, class-balanced.")] = None,
     eps: Annotated[
         str, typer.Option(help="Budgets such as 0,0.1,8/255 in place of the preset's.")
     ] = "",
@@ -293,6 +294,7 @@ def crosscheck(
         libraries=_words(libraries),
         eps=budgets,
         n=n,
+        n_train=n_train,
         seed=seed,
         random_start=random_start,
         best_iterate=best_iterate,
@@ -373,6 +375,7 @@ def speed(
         str, typer.Option(help="Comma-separated; all that are installed by default.")
     ] = "",
     n: Annotated[int | None, typer.Option(help="Test images; up to 100 by default.")] = None,
+    n_train: Annotated[int | None, typer.Option(help="Training images, class-balanced.")] = None,
     repeats: Annotated[int, typer.Option(help="Turns of each library; medians count.")] = 3,
     tasks: Annotated[
         str, typer.Option(help="Comma-separated, of pgd, pgd_full (no early stopping), sweep, cw.")
@@ -404,6 +407,7 @@ def speed(
             n=n,
             repeats=repeats,
             levels=levels,
+            n_train=n_train,
         )
     )
     for line in (

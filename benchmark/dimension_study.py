@@ -26,7 +26,7 @@ from benchmark.dimension import (
     scale,
 )
 from benchmark.dimension_library import INSTALL, NAME, LibraryEstimates, library_estimates
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import UsageError, options_named, unknown_name
 from benchmark.faults import open_folder, rescued
 from benchmark.files import safe_name
 from benchmark.loading import open_source
@@ -152,13 +152,11 @@ def measure_dimension(
     begun = time.perf_counter()
     source = open_source(settings.dataset)
     split = cast(SplitName, settings.split)
-    try:
+    with options_named({f"--n-{split}": "--n"}):
         n = settings.n
         if n is None:
             n = min(IMAGES, source.load(split, n=1, data_dir=data_dir).n_available)
         images = source.load(split, n=n, data_dir=data_dir)
-    except UsageError as error:  # the option is called --n here
-        raise UsageError(str(error).replace(f"--n-{split}", "--n")) from None
     pixels = images.images.numpy().reshape(len(images), -1)
     kept = pixels[distinct(pixels)]
     if len(kept) < settings.fewest:

@@ -1,6 +1,8 @@
 """What the user is told when something is wrong with the request."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -24,6 +26,18 @@ def one_line(text: str) -> str:
 
 class MachineError(Exception):
     """The machine cannot go on (no room, no access): one line on what is kept, exit code 1."""
+
+
+@contextmanager
+def options_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Let a UsageError name the options as this command does: ``--n-test`` is ``--n`` elsewhere."""
+    try:
+        yield
+    except UsageError as error:
+        text = str(error)
+        for option, name in names.items():
+            text = re.sub(rf"{option}(?![\w-])", name, text)
+        raise UsageError(text) from error.__cause__
 
 
 LONGEST = 300

@@ -111,7 +111,7 @@ def mend(
     except OSError as error:
         raise UsageError(
             f"{folder}: damaged files cannot be set aside ({error.strerror});"
-            " make the folder writable, or name another --out"
+            " make the folder writable"
         ) from None
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from benchmark.attack import MinimalAttack
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
-from benchmark.errors import UsageError
+from benchmark.errors import options_named
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
 from benchmark.loading import load_images, say_repeats
@@ -122,10 +122,8 @@ def measure_speed(
     anything is computed when the folder or the data will not do.
     """
     spec = plan.spec
-    try:
+    with options_named({"--n-test": "--n"}):
         train_set, test_set = load_images(spec, data_dir)
-    except UsageError as error:  # the option is called --n here
-        raise UsageError(str(error).replace("--n-test", "--n")) from None
     path = out / plan.folder_name
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)

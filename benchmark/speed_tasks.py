@@ -60,6 +60,7 @@ class SpeedSettings:
     n: int | None = None
     repeats: int = 3
     levels: int = 16
+    n_train: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -67,7 +68,11 @@ class SpeedSettings:
                 raise unknown_name("task", task, TASKS)
         if not self.tasks:
             raise UsageError(f"--tasks: name at least one of {', '.join(TASKS)}")
-        for option, value in (("--n", self.n), ("--repeats", self.repeats)):
+        for option, value in (
+            ("--n", self.n),
+            ("--n-train", self.n_train),
+            ("--repeats", self.repeats),
+        ):
             if value is not None:
                 check_count(option, value)
         if not 1 <= self.levels <= MOST_LEVELS:
@@ -131,7 +136,10 @@ class SpeedPlan:
     @property
     def folder_name(self) -> str:
         """Name of the folder for the results: dataset and a hash of every setting and version."""
-        parts = (asdict(self.settings), self.spec.to_json(), sorted(self.versions.items()))
+        settings = asdict(self.settings)
+        if settings["n_train"] is None:  # so that folders made before the setting keep their names
+            del settings["n_train"]
+        parts = (settings, self.spec.to_json(), sorted(self.versions.items()))
         return f"speed-{safe_name(self.settings.dataset)}-{digest(*parts)[:10]}"
 
 
@@ -164,6 +172,7 @@ def plan_speed(settings: SpeedSettings) -> SpeedPlan:
         defenses=names,
         attacks=["pgd", "cw"],
         libraries=[INHOUSE],
+        n_train=settings.n_train,
         n_test=n,
     )
     asked = list(dict.fromkeys(settings.libraries or known))

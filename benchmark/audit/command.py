@@ -12,7 +12,7 @@ from benchmark.audit.tables import read_audit
 from benchmark.audit.words import RULINGS, Level
 from benchmark.console import print_table
 from benchmark.datasets import ImageDataset
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, options_named
 from benchmark.loading import load_images
 from benchmark.locks import held
 from benchmark.mending import contents
@@ -30,11 +30,18 @@ def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: P
     the run. A defense that cannot be audited is undecided, with the reason.
     """
     spec = read_spec(run_dir)
-    choose_device(spec.device)
+    try:
+        choose_device(spec.device)
+    except UsageError:
+        raise UsageError(
+            f"{run_dir} was made on device {spec.device!r}, which this machine does not have;"
+            " audit it where there is one"
+        ) from None
     records = {(model.defense, model.seed): model for model in read_models(run_dir)}
     if not records:
         raise UsageError(f"{run_dir}: nothing was trained and attacked there yet; finish the run")
-    train_set, test_set = load_images(spec, data_dir)
+    with options_named({name: f"the run's {name}" for name in ("--n-train", "--n-test")}):
+        train_set, test_set = load_images(spec, data_dir)
     _check_images(run_dir, spec, train_set, test_set)
     with held(run_dir / ".lock", str(run_dir), progress):
         folder = RunFolder(run_dir, spec, *contents(run_dir, spec.run_id))

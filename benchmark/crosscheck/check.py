@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmark.crosscheck.compare import compare, empty_row
 from benchmark.crosscheck.images import draw
-from benchmark.crosscheck.plan import CrosscheckPlan
+from benchmark.crosscheck.plan import OPTIONS, CrosscheckPlan
 from benchmark.crosscheck.results import (
     LIBRARIES,
     Crosscheck,
@@ -22,6 +22,7 @@ from benchmark.crosscheck.results import (
     read_crosscheck,
     write_crosscheck,
 )
+from benchmark.errors import options_named
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
 from benchmark.loading import load_images, say_repeats
@@ -47,7 +48,8 @@ def crosscheck(
         saved = read_crosscheck(path)
         if saved.spec == spec and not saved.failed:
             return saved, True
-    train_set, test_set = load_images(spec, data_dir)
+    with options_named(OPTIONS):
+        train_set, test_set = load_images(spec, data_dir)
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)
     say_repeats(about, spec, progress)

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark import __version__
 from benchmark.attack import Attack
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import UsageError, options_named, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.naming import canonical
 from benchmark.plan import attack_class, load_attack, plan
@@ -15,6 +15,8 @@ from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.spec import INHOUSE, AttackSpec, RunSpec, preset_for
 
 IMAGES = 256
+OPTIONS = {"--n-test": "--n", "--seeds": "--seed"}
+"""What other names ``run``'s options have here."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def plan_crosscheck(
     libraries: Sequence[str] = (),
     eps: Sequence[float] | None = None,
     n: int | None = None,
+    n_train: int | None = None,
     seed: int = 0,
     random_start: bool = False,
     best_iterate: bool = False,
@@ -56,17 +59,19 @@ def plan_crosscheck(
     dataset, attack = canonical(DATASETS, dataset), canonical(ATTACKS, attack)
     if n is None:
         n = min(IMAGES, preset_for(preset, dataset).get("n_test", IMAGES))
-    base = plan(
-        dataset=dataset,
-        preset=preset,
-        device=device,
-        defenses=[defense],
-        attacks=[attack],
-        libraries=[INHOUSE],
-        eps=eps,
-        n_test=n,
-        seeds=[seed],
-    )
+    with options_named(OPTIONS):
+        base = plan(
+            dataset=dataset,
+            preset=preset,
+            device=device,
+            defenses=[defense],
+            attacks=[attack],
+            libraries=[INHOUSE],
+            eps=eps,
+            n_train=n_train,
+            n_test=n,
+            seeds=[seed],
+        )
     if not any(base.attacks[0].threat.eps):
         raise UsageError("--eps: eps 0 alone leaves nothing to compare; give a larger budget")
     switches = {
