@@ -3,8 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
+# cpu, cu128, ...: which of PyTorch's own indexes its build is from; the package index's if empty.
+TORCH ?=
 BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
+TORCH_FIRST = $(if $(TORCH),$(BIN)/python -m pip install --quiet torch torchvision \
+  --index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint clean
@@ -15,6 +19,7 @@ help:
 	@echo "make coverage  the tests, and which lines and branches of benchmark/ they reach"
 	@echo "make lint   check style, types and the directions of imports"
 	@echo "make clean  remove the environment, caches and what building left (not $(RUNS)/)"
+	@echo "TORCH=cpu make ... takes PyTorch's CPU build, for a machine without a GPU"
 	@echo "PYTHON=python3.12 make ... picks the interpreter (3.11 to 3.13)"
 
 demo: $(VENV)/.installed
@@ -34,10 +39,12 @@ lint: $(VENV)/.installed-test
 
 # Installed once, and again when the metadata change.
 $(VENV)/.installed: $(METADATA) | $(BIN)/python
+	$(TORCH_FIRST)
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(METADATA) | $(BIN)/python
+	$(TORCH_FIRST)
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	@touch $@ $(VENV)/.installed
 

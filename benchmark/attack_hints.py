@@ -6,6 +6,7 @@ What a library has is read from the library itself, so a hint names only what is
 import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from itertools import islice
 
 from benchmark.errors import UsageError
 from benchmark.registry import ATTACKS, LIBRARIES
@@ -65,7 +66,17 @@ def nearest_attacks(name: str, variants: Iterable[str] = ()) -> list[str]:
     found = [asked, ALIASES.get(asked, ""), *sorted(longer, key=len)]
     if not any(each in words for each in found):
         found = get_close_matches(asked, words, n=MOST, cutoff=0.7)
-    return list(dict.fromkeys(word for each in found for word in words.get(each, ())))[:MOST]
+    named = dict.fromkeys(word for each in found for word in words.get(each, ()))
+    return list(islice(filter(_runs, named), MOST))
+
+
+def _runs(word: str) -> bool:
+    """Tell whether a library gives its class: it may lack a package, or be of no use here."""
+    library, _, cls = word.rpartition(":")
+    try:
+        return not library or bool(LIBRARIES.load(library).attack(cls))
+    except UsageError:
+        return False
 
 
 def _offered(variants: Iterable[str]) -> Iterator[tuple[str, str]]:
