@@ -44,7 +44,7 @@ def unknown_attack(name: str, variants: Iterable[str] = ()) -> UsageError:
     ``variants`` are the names that the preset gives to attacks with settings of its own.
     """
     near = nearest_attacks(name, variants)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     known = sorted({*ATTACKS.names(), *variants})
     return UsageError(
         f"unknown attack {name!r}{hint} Known: {', '.join(known)}, and a library's own as"
@@ -65,9 +65,10 @@ def nearest_attacks(name: str, variants: Iterable[str] = ()) -> list[str]:
     longer = [each for each in words if len(asked) >= 3 and each.startswith(asked)]
     found = [asked, ALIASES.get(asked, ""), *sorted(longer, key=len)]
     if not any(each in words for each in found):
-        found = get_close_matches(asked, words, n=MOST, cutoff=0.7)
+        found = get_close_matches(asked, words, n=MOST, cutoff=0.6)
     named = dict.fromkeys(word for each in found for word in words.get(each, ()))
-    return list(islice(filter(_runs, named), MOST))
+    near = list(islice(filter(_runs, named), MOST))
+    return near if not near or ":" in near[0] else near[:1]  # ours needs no other
 
 
 def _runs(word: str) -> bool:
@@ -105,6 +106,6 @@ def unknown_library(name: str, asked: str = "") -> UsageError:
     hint = "."
     if near and all(_folded(word.rpartition(":")[2]) != _folded(name) for word in attacks):
         hint = f"; did you mean {near[0]!r}?"
-    elif attacks := attacks or nearest_attacks(asked):
+    elif attacks := attacks or (asked not in ATTACKS.entries() and nearest_attacks(asked)) or []:
         hint = f"; did you mean --attacks {' or '.join(attacks)}?"
     return UsageError(f"unknown library {name!r}{hint} Known: {', '.join(known)}")

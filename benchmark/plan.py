@@ -242,7 +242,7 @@ def load_attack(spec: AttackSpec) -> Attack:
 
 def _instead(name: str) -> str:
     near = nearest_attacks(name)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def attack_class(name: str, library: str) -> type[Attack]:

@@ -101,7 +101,7 @@ def test_settings_are_matched(toys) -> None:
         ({"defense": "all"}, "unknown defense 'all'"),
         ({"dataset": "digit"}, "unknown dataset 'digit'; did you mean 'digits'?"),
         ({"eps": [0.0]}, "eps 0 alone"),
-        ({"n": 0}, "--n-test must be at least 1"),
+        ({"n": 0}, "--n must be at least 1"),
     ],
 )
 def test_wrong_words_are_refused(toys, options, message) -> None:
