@@ -97,7 +97,7 @@ def test_an_attack_in_a_librarys_place_is_told_where_it_belongs() -> None:
     assert expected in refused("autoattack:AutoAttack")
     assert expected in refused("autoattack:AutoAttack(version='standard')")
     assert "did you mean 'torchattacks'?" in refused("torchatacks:PGD")
-    assert "did you mean --attacks art:DeepFool or" in refused("zoo:DeepFool")
+    assert "did you mean --attacks art:DeepFool or" in refused("robust_zoo:DeepFool")
     assert "did you mean" not in refused("pgd", libraries=("xylophone",))
     assert "did you mean" not in str(unknown_library("xylophone"))
 
