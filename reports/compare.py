@@ -121,11 +121,18 @@ def in_words(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     views = []
     for (a, b), own in by_pair(comparisons).items():
         if any(c.n for c in own):
-            found = findings(own)
-            words = [finding.clause for finding in found]
-            words += dict.fromkeys(finding.lacking for finding in found if finding.lacking)
-            views.append({"a": a, "b": b, "words": "; ".join(words)})
+            views.append({"a": a, "b": b, **pair_in_words(own)})
     return views
+
+
+def pair_in_words(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Return the ``words`` on one pair, and its ``seeds`` where they are the same at every eps."""
+    found = findings(comparisons)
+    seeds = {finding.seeds for finding in found if finding.n}
+    once = len(seeds) == 1
+    words = [f.clause if once else f.sentence_part for f in found]
+    words += dict.fromkeys(finding.lacking for finding in found if finding.lacking)
+    return {"seeds": seeds.pop() if once else "", "words": "; ".join(words)}
 
 
 def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
@@ -134,7 +141,7 @@ def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
     for scope, members in by_scope(comparisons).items():
         for own in by_pair(members).values():
             for finding in findings(own):
-                interval = finding.interval.removeprefix("differences ").removeprefix("difference ")
+                interval = finding.interval.partition(" in ")[2]
                 support = (finding.p, interval, finding.n, finding.seeds)
                 rows.append(
                     [scope, finding.verdict, finding.eps, *(text or "–" for text in support)]
@@ -167,10 +174,12 @@ class Matrix:
 
     @property
     def caveat(self) -> str:
-        """What single trainings do not tell, where these are single ones."""
-        if not self.few:
+        """What “here” means, where the words speak of these trainings only."""
+        cells = [cell.value for _, cells in self.rows for cell in cells]
+        if not any(value.endswith("here") for value in cells):
             return ""
-        return f", “here” being the trainings whose seeds are named; {NEEDED}"
+        lacking = f"; {NEEDED}" if self.few else "; other trainings may turn it round"
+        return f", “here” being the trainings whose seeds are named{lacking}"
 
     @property
     def text(self) -> TextTable:

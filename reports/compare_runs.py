@@ -21,6 +21,7 @@ from reports.pairs import (
     Counted,
     Standing,
     count,
+    interval_words,
     p_words,
     seed_words,
     signed,
@@ -258,8 +259,8 @@ def _cell(row: Mapping[Any, Any]) -> Cell:
     n = f"{row['n_paired']:g}" if tested else f"{row['images_first']:g}, {row['images_other']:g}"
     difference = signed(row["difference"])
     if is_number(row["difference_low"]):
-        ends = signed(row["difference_low"]), signed(row["difference_high"])
-        difference += f" [{', '.join(ends)}]"
+        ends = interval_words(row["difference_low"], row["difference_high"])
+        difference += f" {ends}"
     return Cell(difference, pair, p, n)
 
 
@@ -303,12 +304,12 @@ def _words(
     names: tuple[str, str],
     attack: Mapping[str, str],
     defenses: Sequence[str],
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str, str]]:
     rows = []
     for defense in defenses:
         scope = _scope(attack["attack"], attack["library"], attack["norm"], defense)
         own = [c for c in comparisons if c.scope == scope and (c.a, c.b) == names]
-        rows += [(defense, pair["words"]) for pair in in_words(own)]
+        rows += [(defense, pair["seeds"], pair["words"]) for pair in in_words(own)]
     return rows
 
 

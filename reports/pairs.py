@@ -310,15 +310,21 @@ class Finding:
 
     @property
     def clause(self) -> str:
-        """The sentence where the pair was named before: ``no difference shown at eps 0 (…)``.
+        """The sentence where the pair and its seeds were named before: ``no difference shown …``.
 
         What is lacking is left to the end of all clauses.
         """
+        return self._with_support(self.brief, seeds="")
+
+    @property
+    def sentence_part(self) -> str:
+        """The clause with its seeds."""
         return self._with_support(self.brief)
 
-    def _with_support(self, words: str) -> str:
+    def _with_support(self, words: str, seeds: str | None = None) -> str:
+        seeds = self.seeds if seeds is None else seeds
         support = [self.p, self.interval, f"n = {self.n}"] if self.n else []
-        support += [self.seeds] if self.seeds not in words else []
+        support += [seeds] if seeds not in words else []
         inside = ", ".join(filter(None, support))
         return f"{words} at eps {self.eps}" + (f" ({inside})" if inside else "")
 
@@ -350,9 +356,9 @@ def _finding(group: Sequence[Comparison], grid: Sequence[float]) -> Finding:
         "even": (f"no difference shown between {c.a} and {c.b}", "no difference shown"),
         "same": _keeps(f"of the same trained models ({seeds})", winner, loser),
         "few": _keeps(these, winner, loser),
-        "open": _keeps(these, winner, loser),
+        "open": _keeps(these, winner, loser, ", other trainings may not,"),
     }[c.verdict]
-    lacking = {"few": NEEDED, "open": "other trainings may turn that round"}.get(c.verdict, "")
+    lacking = NEEDED if c.verdict == "few" else ""
     p = p_words([c.adjusted for c in group], largest=bool(c.more))
     n = span(c.n for c in group)
     return Finding(words, brief, eps, p, n, seeds, _interval_words(group), lacking)
@@ -361,19 +367,19 @@ def _finding(group: Sequence[Comparison], grid: Sequence[float]) -> Finding:
 _NUMBERS = {2: "two", 4: "four"}
 
 
-def _keeps(which: str, winner: str, loser: str) -> tuple[str, str]:
+def _keeps(which: str, winner: str, loser: str, but: str = "") -> tuple[str, str]:
     brief = f"{which} {winner} keeps more images"
-    return f"{brief} than {loser}", brief
+    return f"{brief} than {loser}{but}", f"{brief}{but}"
 
 
 def _interval_words(group: Sequence[Comparison]) -> str:
-    """Return ``difference +0.1 to +0.3``, of several ``differences within +0.1 to +0.5``."""
+    """Return ``difference in [+0.1, +0.3]``, of several ``differences in`` what spans them all."""
     turn = -1 if group[0].more == "b" else 1
     ends = [sorted((turn * c.low, turn * c.high)) for c in group if not math.isnan(c.low)]
     if len(ends) < len(group):
         return ""
-    words = "differences within" if len(ends) > 1 else "difference"
-    return f"{words} {signed(min(e[0] for e in ends))} to {signed(max(e[1] for e in ends))}"
+    words = "differences in" if len(ends) > 1 else "difference in"
+    return f"{words} {interval_words(min(e[0] for e in ends), max(e[1] for e in ends))}"
 
 
 def p_words(values: Sequence[float], *, largest: bool) -> str:
@@ -391,7 +397,10 @@ def p_words(values: Sequence[float], *, largest: bool) -> str:
         return f"{each}p = {f'{bound:.3f}' if bound < 1 else '1'}"
     slack = 1e-9
     if largest:
-        return f"{each}p ≤ {math.ceil(bound * 1000 - slack) / 1000:g}"
+        shown = math.ceil(bound * 1000 - slack) / 1000
+        if bound < LEVEL <= shown:
+            return f"{each}p < {LEVEL:g}"
+        return f"{each}p ≤ {shown:g}"
     return f"{each}p ≥ {math.floor(bound * 1000 + slack) / 1000:g}"
 
 
@@ -421,13 +430,23 @@ def difference_cell(comparison: Comparison | None) -> Cell:
 def _with_interval(c: Comparison) -> str:
     if math.isnan(c.low):
         return signed(c.difference)
-    return f"{signed(c.difference)} [{signed(c.low)}, {signed(c.high)}]"
+    return f"{signed(c.difference)} {interval_words(c.low, c.high)}"
 
 
 def signed(value: float) -> str:
     """Return ``+0.120``, ``−0.120`` or ``0.000``."""
     text = f"{abs(value):.3f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def interval_words(low: float, high: float) -> str:
+    """Return ``[+0.013, +0.120]``; an end beside 0 is not rounded onto it."""
+    ends = []
+    for value in (low, high):
+        text = signed(value)
+        sign = "+" if value > 0 else "−"
+        ends.append(f"{sign}{abs(value):.1g}" if value and text == "0.000" else text)
+    return f"[{', '.join(ends)}]"
 
 
 def turned_round(comparison: Comparison) -> Comparison:

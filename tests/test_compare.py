@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from reports import compare, pairs
 from reports.outcomes import STOOD
-from reports.pairs import Comparison, Standing, count, findings, p_words, signed
+from reports.pairs import Comparison, Standing, count, findings, interval_words, p_words, signed
 from reports.words import eps_words
 
 
@@ -85,8 +85,10 @@ def test_from_three_trainings_on_the_better_method_is_found():
     assert row["verdict"] == "b better"
     assert -0.7 < row["low"] < row["difference"] < row["high"] < 0
     # The interval stands the way round that the verdict reads.
-    ends = f"{signed(-row['high'])} to {signed(-row['low'])}"
-    words = f"b beats a at eps 0.1 (p < 0.001, difference {ends}, n = 100, seeds 0, 1 and 2 each)"
+    ends = f"[{signed(-row['high'])}, {signed(-row['low'])}]"
+    words = (
+        f"seeds 0, 1 and 2 each: b beats a at eps 0.1 (p < 0.001, difference in {ends}, n = 100)"
+    )
     assert words in page_of(section).words
     assert "b beats a" in section.files["compare.tex"].decode()
     (_, cells), _ = section.view["parts"][0]["matrix"].rows
@@ -100,8 +102,9 @@ def test_trainings_that_scatter_leave_the_methods_open():
     assert row["p_holm"] < 0.001
     assert row["low"] < 0 < row["high"]
     words = page_of(section).words
-    assert "of these trainings (seeds 0, 1 and 2 each) b keeps more images at eps 0.1" in words
-    assert "other trainings may turn that round" in words
+    assert (
+        "of these trainings (seeds 0, 1 and 2 each) b keeps more images, other trainings" in words
+    )
     assert "beats" not in section.files["compare.md"].decode()
 
 
@@ -167,7 +170,7 @@ def test_thirteen_of_thirteen_images_count_among_seven_defenses_over_a_whole_gri
         assert row["p"] == pytest.approx(2 * 0.5**13, rel=1e-5)
         assert row["p_holm"] == pytest.approx(21 * 2 * 0.5**13, rel=1e-5)
         assert row["verdict"] == "b keeps more in these trainings"
-    assert "all pairs of defenses under the same attacks, in one norm, at one eps (21 of" in (
+    assert "all pairs of defenses under the same attacks, in one norm, at one eps (here 21)" in (
         page_of(made(samples)).words
     )
 
@@ -175,7 +178,7 @@ def test_thirteen_of_thirteen_images_count_among_seven_defenses_over_a_whole_gri
 def test_no_difference_is_not_called_one():
     section = made(rows("undefended", standing(50)) + rows("madry", standing(52)))
     words = page_of(section).words
-    assert "no difference shown at eps 0.1 (p = 0.500, n = 100, seed 0 each)" in words
+    assert "no difference shown at eps 0.1 (p = 0.500, n = 100)" in words
     assert (
         "no difference shown between undefended and madry" in section.files["compare.md"].decode()
     )
@@ -207,7 +210,7 @@ def test_p_values_equal_statsmodels_within_each_family(tmp_path):
     for _, family in found.groupby(["scope", "eps"]):
         adjusted = multipletests(np.array(expected)[family.index], method="holm")[1]
         assert family["p_holm"].to_numpy() == pytest.approx(adjusted, rel=1e-5)
-    assert "(3 of them)" in page_of(section).words
+    assert "(here 3)" in page_of(section).words
 
 
 def test_images_that_one_defense_alone_was_attacked_on_are_left_out():
@@ -290,9 +293,9 @@ def one(eps, p, n=100, difference=0.2, low=0.1, high=0.3, seeds=(0, 1, 2), their
 def test_neighbouring_eps_with_the_same_verdict_are_one_finding():
     found = [one(0.0, 1.0), one(0.1, 0.0001), one(0.2, 0.012), one(0.3, 0.0001, n=50)]
     assert [finding.sentence for finding in findings(found)] == [
-        "no difference shown between a and b at eps 0 (p = 1, difference +0.100 to +0.300, n = 100,"
-        " seeds 0, 1 and 2 each)",
-        "a beats b at eps 0.1 to 0.3 (each p ≤ 0.012, differences within +0.100 to +0.300,"
+        "no difference shown between a and b at eps 0 (p = 1, difference in [+0.100, +0.300],"
+        " n = 100, seeds 0, 1 and 2 each)",
+        "a beats b at eps 0.1 to 0.3 (each p ≤ 0.012, differences in [+0.100, +0.300],"
         " n = 50 to 100, seeds 0, 1 and 2 each)",
     ]
 
@@ -300,8 +303,8 @@ def test_neighbouring_eps_with_the_same_verdict_are_one_finding():
 def test_a_gap_is_not_covered_by_a_stretch():
     found = [one(0.1, 0.0001), Comparison("s", 0.2, "a", "b"), one(0.3, 0.0001), one(0.4, 0.0001)]
     assert [finding.clause for finding in findings(found)] == [
-        "a beats b at eps 0.1, 0.3 and 0.4 (each p < 0.001, differences within +0.100 to +0.300,"
-        " n = 100, seeds 0, 1 and 2 each)",
+        "a beats b at eps 0.1, 0.3 and 0.4 (each p < 0.001, differences in [+0.100, +0.300],"
+        " n = 100)",
         "not compared at eps 0.2",
     ]
 
@@ -309,7 +312,7 @@ def test_a_gap_is_not_covered_by_a_stretch():
 def test_the_worse_is_never_called_the_better():
     (finding,) = findings([one(0.1, 0.001, difference=-0.2, low=-0.3, high=-0.1)])
     assert finding.verdict == "b beats a"
-    assert finding.interval == "difference +0.100 to +0.300"
+    assert finding.interval == "difference in [+0.100, +0.300]"
 
 
 NAN = float("nan")
@@ -330,9 +333,8 @@ NAN = float("nan")
         ),
         (
             {"low": -0.1, "high": 0.5},
-            "of these trainings (seeds 0, 1 and 2 each) a keeps more images than b at eps 0.1"
-            " (p < 0.001, difference −0.100 to +0.500, n = 100); other trainings may turn that"
-            " round",
+            "of these trainings (seeds 0, 1 and 2 each) a keeps more images than b, other"
+            " trainings may not, at eps 0.1 (p < 0.001, difference in [−0.100, +0.500], n = 100)",
         ),
     ],
 )
@@ -352,6 +354,7 @@ def test_what_may_be_said_of_these_trainings(options, words):
         ([1.0], False, "p = 1"),
         ([0.04999], True, "p < 0.05"),
         ([0.0001, 0.0121], True, "each p ≤ 0.013"),
+        ([0.01, 0.0498], True, "each p < 0.05"),
         ([0.3109, 0.9], False, "each p ≥ 0.31"),
         ([1.0, 1.0], False, "each p = 1"),
     ],
@@ -374,3 +377,9 @@ def test_signs():
         "0.000",
         "0.000",
     ]
+
+
+def test_an_interval_beside_0_is_not_rounded_onto_it():
+    assert interval_words(0.0003, 0.416) == "[+0.0003, +0.416]"
+    assert interval_words(-0.1, -0.00004) == "[−0.100, −4e-05]"
+    assert interval_words(0.0, 0.1) == "[0.000, +0.100]"
