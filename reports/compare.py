@@ -144,7 +144,12 @@ def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
                 interval = finding.interval.partition(" in ")[2]
                 support = (finding.p, interval, finding.n, finding.seeds)
                 rows.append(
-                    [scope, finding.verdict, finding.eps, *(text or "–" for text in support)]
+                    [
+                        scope,
+                        finding.verdict.rstrip(","),
+                        finding.eps,
+                        *(text or "–" for text in support),
+                    ]
                 )
     compared = [c for c in comparisons if c.n]
     caption = (

@@ -273,7 +273,7 @@ def table_of(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 def seed_words(c: Comparison) -> str:
     """Return ``seed 0 each``, or of sides that differ ``run 1: seed 0, run 2: seed 7``."""
     if c.same:
-        return _seeds(c.seeds_a)
+        return f"the same trained models ({_seeds(c.seeds_a)})"
     if c.seeds_a == c.seeds_b:
         return f"{_seeds(c.seeds_a)} each"
     return f"{c.a}: {_seeds(c.seeds_a)}, {c.b}: {_seeds(c.seeds_b)}"
@@ -354,7 +354,7 @@ def _finding(group: Sequence[Comparison], grid: Sequence[float]) -> Finding:
     words, brief = {
         "better": (f"{winner} beats {loser}", f"{winner} beats {loser}"),
         "even": (f"no difference shown between {c.a} and {c.b}", "no difference shown"),
-        "same": _keeps(f"of the same trained models ({seeds})", winner, loser),
+        "same": _keeps(f"of {seeds}", winner, loser),
         "few": _keeps(these, winner, loser),
         "open": _keeps(these, winner, loser, ", other trainings may not,"),
     }[c.verdict]
