@@ -11,7 +11,7 @@ from fake_runs import fake_run, fake_spec
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from reports import compare, pairs
+from reports import accuracy, compare, pairs
 from reports.outcomes import STOOD
 from reports.pairs import Comparison, Standing, count, findings, interval_words, p_words, signed
 from reports.words import eps_words
@@ -383,3 +383,19 @@ def test_an_interval_beside_0_is_not_rounded_onto_it():
     assert interval_words(0.0003, 0.416) == "[+0.0003, +0.416]"
     assert interval_words(-0.1, -0.00004) == "[−0.100, −4e-05]"
     assert interval_words(0.0, 0.1) == "[0.000, +0.100]"
+
+
+def test_accuracies_say_that_their_intervals_are_over_images_only(tmp_path):
+    for seeds, words in (
+        ((4,), "Here is one training of each defense (seed 4)"),
+        ((0, 1), "“seeds” in a cell names the lowest and the highest"),
+    ):
+        section = accuracy.make(context(fake_run(tmp_path, fake_spec(("a", "b"), seeds=seeds))))
+        page = page_of(section).words
+        assert "intervals over images only" in page
+        assert words in page
+        assert any(
+            "not over trainings" in text.decode()
+            for text in section.files.values()
+            if text.startswith(b"% needs")
+        )

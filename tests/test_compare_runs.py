@@ -175,6 +175,6 @@ def test_every_run_is_compared_with_the_first_and_settings_that_agree_are_left_o
 def test_hostile_names_are_shown(tmp_path):
     spec = fake_spec(("<b>", "madry"))
     section = made(fake_run(tmp_path, spec), fake_run(tmp_path, replace(spec, n_train=77)))
-    assert "<b> , seeds 0 and 1: no difference shown" in page_of(section).words
+    assert "<b> , the same trained models (seeds 0 and 1): no difference" in page_of(section).words
     assert "\\<b\\>" in section.files["compare-runs.md"].decode()
     section.files["compare-runs.tex"].decode("ascii")

@@ -167,14 +167,15 @@ def test_the_defaults_are_the_classes_own():
 def test_training_holds_out_and_leaves_out_what_the_list_says():
     data = dataset(images(137), torch.zeros(137, dtype=torch.int64), n_classes=3)
     model, seen = SmallCNN(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def step(x, y):
         seen.append(len(x))
+        optimizer.step()
         return {"loss": torch.zeros(())}
 
     settings = TrainingSettings(epochs=1, batch_size=10, adversary_steps=1)
     options = {"settings": settings, "seed": 0, "progress": Progress()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train(model, data, step=step, optimizers=[optimizer], **options)
     assert sum(seen) == 137 - 13 - 4
     spec = with_training(replace(paper(defenses=("madry",)), n_train=137), batch_size=10)
