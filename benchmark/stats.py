@@ -1,4 +1,4 @@
-"""How sure a number is: intervals for a share of images, paired tests between two defenses.
+"""How sure a number is: intervals for a share of images, paired tests, intervals over trainings.
 
 Nothing here needs torch; scipy and statsmodels take a second or two to import, so only who asks
 for a number pays for them.
@@ -6,6 +6,7 @@ for a number pays for them.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -122,6 +123,65 @@ def _counts(values: npt.ArrayLike) -> Counts:
     return counts
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How far a difference of two mean accuracies would move with other images and trainings.
+
+    ``images`` and ``trainings`` are its variances by either source, with their degrees of freedom.
+    """
+
+    images: float
+    trainings: float
+    images_df: float
+    trainings_df: float
+
+    def margin(self, confidence: float) -> float:
+        """Return half the width of the interval, in accuracy.
+
+        Each source's own half width, Student's quantile times its standard deviation, squared,
+        added, and the root taken (Howe 1974, Journal of the American Statistical Association 69,
+        789): a few trainings need a wide quantile, many images do not, and no mean of the two
+        degrees of freedom stands for both.
+        """
+        from scipy.special import stdtrit
+
+        tail = (1 + confidence) / 2
+        quantiles = stdtrit([self.images_df, self.trainings_df], tail)
+        return float(np.hypot(*(quantiles * np.sqrt([self.images, self.trainings]))))
+
+
+def crossed_spread(a: npt.ArrayLike, b: npt.ArrayLike) -> Spread:
+    """Return the spread of mean(``a``) - mean(``b``) over images and trainings.
+
+    ``a`` (S, images) and ``b`` (T, images) tell of each image whether it is right under each of
+    two or more independent trainings of either side; the images are the same. So images are
+    crossed with trainings and trainings nested in sides, as cases and readers are in multi-reader
+    studies (Gallas, Pennello, Myers 2007, https://doi.org/10.1364/JOSAA.24.000B70). The sides'
+    trainings may vary unequally (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28). The
+    variance over images is that of the images' own differences, less the part that the trainings
+    hold already; with half an image added to each cell of the table of pairs, so that agreement
+    of all images is no certainty (Agresti, Min 2005, https://doi.org/10.1002/sim.1781).
+    """
+    sides = [np.asarray(side, dtype=float) for side in (a, b)]
+    shapes = [side.shape for side in sides]
+    if any(len(shape) != 2 or min(shape) < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(f"two trainings a side and two images are needed, got {shapes}")
+    n = shapes[0][1]
+    own, dfs, shared = np.zeros(2), np.zeros(2), 0.0
+    for i, side in enumerate(sides):
+        trainings = len(side)
+        means = side.mean(axis=1)
+        own[i], dfs[i] = means.var(ddof=1) / trainings, trainings - 1
+        rest = side - means[:, None] - side.mean(axis=0) + means.mean()
+        shared += float((rest**2).sum()) / ((trainings - 1) * (n - 1)) / (n * trainings)
+    per_image = sides[0].mean(axis=0) - sides[1].mean(axis=0)
+    squares, total = float((per_image**2).sum()), float(per_image.sum())
+    over_images = (squares + 1 - total**2 / (n + 2)) / (n + 2) ** 2
+    both = float(own.sum())
+    df = both**2 / float((own**2 / dfs).sum()) if both > 0 else float(dfs.sum())
+    return Spread(max(0.0, over_images - shared), both, n - 1, df)
+
+
 def holm(p_values: Sequence[float] | Floats) -> Floats:
     """Return p-values adjusted for asking them all, by Holm's step-down method.
 
@@ -133,6 +193,8 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
         raise ValueError("p-values lie between 0 and 1")
     if not len(p):
         return p
-    from statsmodels.stats.multitest import multipletests
-
-    return np.asarray(multipletests(p, method="holm")[1])
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, steps)
+    return adjusted

@@ -30,7 +30,12 @@ def make(context: RunContext) -> Section:
         )
         figure = shown(name, picture, files) if picture else None
         attacks.append({"table": table, "file": name, "figure": figure})
-    view = {"attacks": attacks, "seeds": len(spec.seeds), "csv": f"{prefix}accuracy.csv"}
+    view = {
+        "attacks": attacks,
+        "seeds": len(spec.seeds),
+        "seed": spec.seeds[0],
+        "csv": f"{prefix}accuracy.csv",
+    }
     template = "sections/accuracy.html.j2"
     return Section("accuracy", "Accuracy under attack", template, view, files)
 

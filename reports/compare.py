@@ -1,4 +1,4 @@
-"""Which defense is better, at each eps: paired tests on the same images, and their verdicts."""
+"""The defenses compared at each eps: paired tests on the same images, and what they let one say."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from reports import tables
 from reports.flags import flags
 from reports.outcomes import Outcomes, in_order, outcomes
 from reports.pairs import (
+    FEWEST,
     LEVEL,
+    NEEDED,
     Comparison,
     Counted,
     Standing,
@@ -25,7 +27,7 @@ from reports.pairs import (
     verdict_cell,
 )
 from reports.section import RunContext, Section, View
-from reports.tables import NORM_WORDS, Cell, attack_title
+from reports.tables import NORM_WORDS, Cell, attack_title, span
 from reports.text_table import TextTable
 from reports.worst_case import worst_cases
 
@@ -68,14 +70,17 @@ def make(context: RunContext) -> Section | None:
         parts.append(part)
     view = {
         "parts": parts,
-        "family": len(compared),
+        "family": span({c.family for c in compared}),
         "level": LEVEL,
-        "seeds": max(c.seeds for c in compared),
+        "several": any(c.seeds > 1 for c in compared),
+        "few": any(c.seeds < FEWEST for c in compared),
+        "enough": any(c.seeds >= FEWEST for c in compared),
         "absent": [name for name in order if not any(name in (c.a, c.b) for c in compared)],
         "file": f"{prefix}compare",
         "masked": sorted({name for (_, name), word in flags(context).items() if word == "masked"}),
     }
-    return Section("compare", "Which defense is better", "sections/compare.html.j2", view, files)
+    title = "The defenses compared, image by image"
+    return Section("compare", title, "sections/compare.html.j2", view, files)
 
 
 def _worst_scopes(found: Outcomes) -> dict[str, Standings]:
@@ -116,9 +121,18 @@ def in_words(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     views = []
     for (a, b), own in by_pair(comparisons).items():
         if any(c.n for c in own):
-            words = "; ".join(finding.clause for finding in findings(own))
-            views.append({"a": a, "b": b, "words": words})
+            views.append({"a": a, "b": b, **pair_in_words(own)})
     return views
+
+
+def pair_in_words(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Return the ``words`` on one pair, and its ``seeds`` where they are the same at every eps."""
+    found = findings(comparisons)
+    seeds = {finding.seeds for finding in found if finding.n}
+    once = len(seeds) == 1
+    words = [f.clause if once else f.sentence_part for f in found]
+    words += dict.fromkeys(finding.lacking for finding in found if finding.lacking)
+    return {"seeds": seeds.pop() if once else "", "words": "; ".join(words)}
 
 
 def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
@@ -127,14 +141,31 @@ def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
     for scope, members in by_scope(comparisons).items():
         for own in by_pair(members).values():
             for finding in findings(own):
-                support = [finding.p or "–", finding.n or "–"]
-                rows.append([scope, finding.verdict, finding.eps, *support])
-    family = sum(c.n > 0 for c in comparisons)
+                interval = finding.interval.partition(" in ")[2]
+                support = (finding.p, interval, finding.n, finding.seeds)
+                rows.append(
+                    [
+                        scope,
+                        finding.verdict.rstrip(","),
+                        finding.eps,
+                        *(text or "–" for text in support),
+                    ]
+                )
+    compared = [c for c in comparisons if c.n]
     caption = (
         "Paired comparison of the defenses, image by image, with p-values corrected by Holm's"
-        f" method over {family} comparisons"
+        " method over the pairs under the same attacks at the same eps"
+        f" ({span({c.family for c in compared})})"
     )
-    return TextTable(caption, ["attacks", "verdict", "eps", "p", "n"], rows)
+    if any(c.seeds >= FEWEST for c in compared):
+        caption += (
+            "; the difference is the first named minus the second, with its 95 % interval over"
+            " images and trainings, for all these pairs together"
+        )
+    if any(c.seeds < FEWEST for c in compared):
+        caption += f"; {NEEDED}"
+    header = ["attacks", "verdict", "eps", "p", "difference", "n", "trainings"]
+    return TextTable(caption, header, rows)
 
 
 @dataclass(frozen=True)
@@ -144,11 +175,21 @@ class Matrix:
     eps: float
     names: list[str]
     rows: list[Row]
+    few: bool
+
+    @property
+    def caveat(self) -> str:
+        """What “here” means, where the words speak of these trainings only."""
+        cells = [cell.value for _, cells in self.rows for cell in cells]
+        if not any(value.endswith("here") for value in cells):
+            return ""
+        lacking = f"; {NEEDED}" if self.few else "; other trainings may turn it round"
+        return f", “here” being the trainings whose seeds are named{lacking}"
 
     @property
     def text(self) -> TextTable:
         """The matrix as words."""
-        caption = f"Each row's defense beside each column's at eps {self.eps:g}"
+        caption = f"Each row's defense beside each column's at eps {self.eps:g}{self.caveat}"
         rows = [[name, *(cell.text for cell in cells)] for name, cells in self.rows]
         return TextTable(caption, ["defense", *self.names], rows)
 
@@ -166,7 +207,8 @@ def _matrix(comparisons: Sequence[Comparison], order: Sequence[str]) -> Matrix:
     rows = [
         (a, [Cell("–") if a == b else verdict_cell(at.get((a, b))) for b in names]) for a in names
     ]
-    return Matrix(eps, names, rows)
+    few = any(c.n and c.seeds < FEWEST for c in at.values())
+    return Matrix(eps, names, rows, few)
 
 
 def _full(comparisons: Sequence[Comparison]) -> View:

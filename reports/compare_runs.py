@@ -1,6 +1,8 @@
 """Runs on the same dataset, each beside the first: what was set differently, and what came out."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,18 +14,23 @@ from reports.flags import flags_of, labelled
 from reports.models import mapping
 from reports.outcomes import aligned, in_order, outcomes
 from reports.pairs import (
+    FEWEST,
     LEVEL,
+    VERDICTS,
     Comparison,
     Counted,
+    Standing,
     count,
+    interval_words,
     p_words,
+    seed_words,
     signed,
     standings,
     tested,
 )
 from reports.section import RunContext, Section, View, shown
 from reports.settings import assignments, listed
-from reports.tables import ATTACK_KEY, Cell, Row, attack_title, is_number, number
+from reports.tables import ATTACK_KEY, Cell, Row, attack_title, is_number, number, span
 from reports.text_table import TextTable
 
 KEY = [*ATTACK_KEY, "defense", "eps"]
@@ -56,7 +63,10 @@ def make(contexts: Sequence[RunContext]) -> Section | None:
                  for group in groups.values() for i in group],
         "settings": settings,
         "parts": [_part(contexts, *pair, frame, comparisons, files) for pair in pairs],
-        "family": sum(c.n > 0 for c in comparisons),
+        "family": span({c.family for c in comparisons if c.n}),
+        "few": any(c.n and c.seeds < FEWEST and not c.same for c in comparisons),
+        "enough": any(c.seeds >= FEWEST and not c.same for c in comparisons),
+        "same": any(c.n and c.same for c in comparisons),
         "level": LEVEL,
     }  # fmt: skip
     return Section(
@@ -132,12 +142,30 @@ def _compared(contexts: Sequence[RunContext], a: int, b: int) -> Iterator[Counte
     if not same_images(contexts[a].run, contexts[b].run):
         return
     both = aligned(outcomes(contexts[a]), outcomes(contexts[b]))
-    ours, theirs = map(standings, both)
+    ours, theirs = (
+        _with_models(standings(found), contexts[i].run)
+        for found, i in zip(both, (a, b), strict=True)
+    )
     for key in ours:
         if key in theirs:
             norm, attack, library, eps, defense = key
+            # What stands in one table: all defenses, and all runs beside the first.
+            family = attack_title({"attack": attack, "library": library, "norm": norm})
             scope = _scope(attack, library, norm, defense)
-            yield from count(scope, eps, [(_name(a), _name(b), ours[key], theirs[key])])
+            contest = (_name(a), _name(b), ours[key], theirs[key])
+            yield from count(scope, eps, [contest], family)
+
+
+Key = tuple[str, str, str, float, str]
+
+
+def _with_models(found: Mapping[Key, Standing], run: Run) -> dict[Key, Standing]:
+    """Name the trained models: two runs that differ in their attacks may share them."""
+    keys = {(model.defense, model.seed): model.key for model in run.models}
+    return {
+        key: replace(own, models=[keys.get((key[-1], seed), "") for seed in own.seeds])
+        for key, own in found.items()
+    }
 
 
 def _scope(attack: str, library: str, norm: str, defense: str) -> str:
@@ -181,17 +209,24 @@ def _beside(
         ("only_other", "only_b"),
         ("p", "p"),
         ("p_holm", "adjusted"),
+        ("family", "family"),
     ):
         values = [getattr(comparison, name, None) for comparison in found]
         frame[column] = pd.Series(values, index=frame.index, dtype=float)
     for side in ("first", "other"):
         frame[f"shown_{side}"] = frame[f"paired_{side}"].fillna(frame[f"robust_accuracy_{side}"])
     frame["difference"] = frame["shown_other"] - frame["shown_first"]
+    # The second run minus the first, as the difference.
+    frame["difference_low"] = [-c.high if c else math.nan for c in found]
+    frame["difference_high"] = [-c.low if c else math.nan for c in found]
+    words = {"a": "first", "b": "other", "": ""}
+    frame["trainings"] = [seed_words(c) if c else "" for c in found]
+    frame["verdict"] = [VERDICTS[c.verdict].format(words[c.more]) if c else "" for c in found]
     return frame
 
 
 def _text(frame: pd.DataFrame) -> TextTable:
-    header = ["runs", "defense", "attack", "eps", "accuracies", "difference", "p", "n"]
+    header = ["runs", "defense", "attack", "eps", "accuracies", "difference", "p", "n", "trainings"]
     rows = []
     records: list[Row] = frame.to_dict("records")
     for row in records:
@@ -206,9 +241,13 @@ def _text(frame: pd.DataFrame) -> TextTable:
                 cell.value,
                 cell.spread or ABSENT,
                 cell.note,
+                row["trainings"] or ABSENT,
             ]
         )
-    caption = "Robust accuracies of two runs on the images compared, and the second minus the first"
+    caption = (
+        "Robust accuracies of two runs on the images compared, and the second minus the first, from"
+        " three trainings a side on with its interval over images and trainings"
+    )
     return TextTable(caption, header, rows)
 
 
@@ -218,7 +257,11 @@ def _cell(row: Mapping[Any, Any]) -> Cell:
     tested = is_number(row["p_holm"])
     p = p_words([row["p_holm"]], largest=True) if tested else ""
     n = f"{row['n_paired']:g}" if tested else f"{row['images_first']:g}, {row['images_other']:g}"
-    return Cell(signed(row["difference"]), pair, p, n)
+    difference = signed(row["difference"])
+    if is_number(row["difference_low"]):
+        ends = interval_words(row["difference_low"], row["difference_high"])
+        difference += f" {ends}"
+    return Cell(difference, pair, p, n)
 
 
 def _part(
@@ -261,12 +304,12 @@ def _words(
     names: tuple[str, str],
     attack: Mapping[str, str],
     defenses: Sequence[str],
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str, str]]:
     rows = []
     for defense in defenses:
         scope = _scope(attack["attack"], attack["library"], attack["norm"], defense)
         own = [c for c in comparisons if c.scope == scope and (c.a, c.b) == names]
-        rows += [(defense, pair["words"]) for pair in in_words(own)]
+        rows += [(defense, pair["seeds"], pair["words"]) for pair in in_words(own)]
     return rows
 
 

@@ -24,7 +24,8 @@ RELATIONS = {"above": "↑", "within": "≈", "below": "↓"}
 FLAGS = {"masked": "!", "undecided": "?"}
 LEGEND = (
     "↑ and ↓: the measured number lies above or below the published one, which its 95 % interval"
-    " does not hold; ≈: the interval holds the published number. !: the"
+    " does not hold; ≈: the interval holds the published number. It is over images only: another"
+    " training would give another number. !: the"
     " audit found that the attack fell short (masked); ?: the audit is undecided."
 )
 CAUTION = (

@@ -1,6 +1,7 @@
 """How a run departs from the paper's protocol: its spec beside the ``paper`` preset's plan.
 
 The preset holds what the paper and its authors' scripts state, and marks what they leave open.
+Where the preset itself departs from them stands in :mod:`reports.departures`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,26 +25,6 @@ from reports.settings import assignments, listed
 PRESET = "paper"
 DEFAULT = "its default"
 NOT_RUN, ADDED, ABSENT = "not run", "added", "not in the protocol"
-
-STANDING = (
-    "Attacks aim away from the true label; some of the authors' scripts aim away from the model's"
-    " own prediction.",
-    "Attacks work on pixels in [0, 1], with normalisation inside the model; some of the scripts"
-    " clip images normalised to [-1, 1] to [0, 1].",
-    "Pixels are clamped outside the differentiated graph: inside it, PyTorch from 2.14 on passes no"
-    " gradient at the bounds, and the attack stalls there.",
-    "PGD returns the best iterate that it saw (of a defense with noise the last one), and the"
-    " deployed prediction decides on its success.",
-    "PGD of ten steps or more on a defense without noise searches all eps in one descent, unless"
-    " the run is exact: an image that stands in one ball counts as standing in the smaller ones.",
-    "Accuracies are over all attacked images: an image that is wrong without any attack counts"
-    " against the defense, at distance 0.",
-    "C&W's change of variables is scaled so that pixels at 0 and 1 can move.",
-    "RSE is also attacked with its noise averaged out (pgd-eot, pgd-l2-eot), Defense-GAN also"
-    " through BPDA and in its latents.",
-)
-"""Where every run of the harness departs from the paper, on purpose."""
-
 
 Difference = tuple[str, str, str, str]
 """Subject, setting, here, paper."""

@@ -17,6 +17,14 @@ DATA_DIMENSIONS = {
     "stl10": "3 × 96 × 96",
     "tiny_imagenet": "3 × 64 × 64",
 }
+SIZES = {
+    "mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "stl10": (5_000, 8_000),
+    "tiny_imagenet": (100_000, 10_000),
+}
+"""Training and test images as section 4 counts them; Tiny Imagenet's are 200 x 500 and 200 x 50."""
+
 DEFENSE_NAMES = {
     "undefended": "No defense",
     "madry": "Adv. Training",

@@ -220,7 +220,7 @@ class AccuracyTable:
         caption = (
             f"Robust accuracy on {latex_escape(self.attack['dataset'])} under"
             f" {latex_escape(self.title)}, with Wilson 95\\,\\% intervals over"
-            f" {self.images} images"
+            f" {self.images} images, not over trainings"
             + (f"; below, the lowest and highest of {self.seeds} seeds" if self.seeds > 1 else "")
         )
         # A float cannot be broken: as many blocks as a page holds, then another float.

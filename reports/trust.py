@@ -14,8 +14,9 @@ from benchmark.numbering import number_groups
 from benchmark.repeats import EXPLAINED, repeats_sentence
 from benchmark.results import CELL_KEY, Run
 from benchmark.spec import INHOUSE, RunSpec
+from reports.departures import SOURCES, departures
 from reports.models import mapping
-from reports.protocol import PRESET, STANDING, Deviation, deviations, unknown_dataset
+from reports.protocol import PRESET, Deviation, deviations, unknown_dataset
 from reports.section import RunContext, Section, View
 from reports.settings import listed
 from reports.tables import STATUS_WORDS, is_number, span
@@ -50,7 +51,8 @@ def make(context: RunContext) -> Section:
         "dataset": unknown_dataset(spec.dataset),
         "headlines": _headlines(differences),
         "deviations": differences,
-        "standing": STANDING,
+        "departures": departures(spec),
+        "sources": SOURCES,
         "open": _left_open(spec),
     }
     return Section("trust", "What was run", "sections/trust.html.j2", view)

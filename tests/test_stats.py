@@ -4,17 +4,20 @@ import itertools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from benchmark.stats import (
+    crossed_spread,
     holm,
     mcnemar,
     paired_randomization,
@@ -227,6 +230,78 @@ def test_no_p_value_is_below_the_least_chance():
 def test_randomization_refuses_lists_that_do_not_match(better, worse):
     with pytest.raises(ValueError, match="equal length"):
         paired_randomization(better, worse)
+
+
+# --- the interval over images and trainings
+
+
+def made_up(rng, trainings=3, images=40, spread=0.3):
+    level = rng.normal(0, 1, images) + rng.normal(0, spread, (trainings, 1))
+    return level + rng.normal(0, 0.3, (trainings, images)) > 0
+
+
+def test_the_variance_over_trainings_is_welchs():
+    rng = np.random.default_rng(3)
+    a, b = made_up(rng), made_up(rng, trainings=5)
+    means = a.mean(axis=1), b.mean(axis=1)
+    found, welch = crossed_spread(a, b), ttest_ind(*means, equal_var=False)
+    assert found.trainings_df == pytest.approx(welch.df)
+    low, high = welch.confidence_interval(0.95)
+    assert replace(found, images=0.0).margin(0.95) == pytest.approx((high - low) / 2)
+
+
+def test_the_variance_over_images_lacks_what_the_trainings_hold_already():
+    # Images without an effect of their own: all that differs between them is chance.
+    rng = np.random.default_rng(0)
+    chance = [crossed_spread(*(rng.random((2, 3, 400)) < 0.5)) for _ in range(200)]
+    over_both = np.mean([found.images + found.trainings for found in chance])
+    assert over_both == pytest.approx(2 * 0.25 / (3 * 400), rel=0.15)
+
+
+def test_trainings_that_agree_leave_the_images_own_interval():
+    rng = np.random.default_rng(1)
+    a, b = (np.repeat(rng.random((1, 300)) < share, 3, axis=0) for share in (0.3, 0.6))
+    found = crossed_spread(a, b)
+    assert found.trainings == 0
+    d = a[0].astype(float) - b[0]
+    assert found.margin(0.95) == pytest.approx(1.97 * d.std() / 300**0.5, rel=0.02)
+
+
+def test_agreement_of_all_images_is_no_certainty():
+    found = crossed_spread(np.ones((3, 10)), np.zeros((3, 10)))
+    assert 0.1 < found.margin(0.95) < 0.6
+
+
+def test_the_interval_is_symmetric_wider_with_more_confidence_and_does_not_depend_on_order():
+    rng = np.random.default_rng(2)
+    a, b = made_up(rng), made_up(rng)
+    found = crossed_spread(a, b)
+    assert found.margin(0.9) < found.margin(0.95) < found.margin(0.999)
+    assert crossed_spread(b, a).margin(0.95) == pytest.approx(found.margin(0.95))
+    mixed = crossed_spread(a[::-1, ::-1], b[:, ::-1]).margin(0.95)
+    assert mixed == pytest.approx(found.margin(0.95))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
+def test_the_interval_misses_no_more_often_than_it_says(spread):
+    rng = np.random.default_rng(0)
+    missed, times = 0, 500
+    for _ in range(times):
+        level = rng.normal(0, 1, 100)
+        a, b = (
+            level + rng.normal(0, spread, (3, 1)) + rng.normal(0, 0.3, (3, 100)) > 0
+            for _ in range(2)
+        )
+        missed += abs(a.mean() - b.mean()) > crossed_spread(a, b).margin(0.95)
+    assert missed / times <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / times)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((1, 9), (3, 9)), ((3, 1), (3, 1)), ((3, 9), (3, 8)), ((9,), (9,))]
+)
+def test_too_little_for_an_interval_over_trainings_is_refused(a, b):
+    with pytest.raises(ValueError, match="two trainings a side"):
+        crossed_spread(np.ones(a), np.ones(b))
 
 
 # --- Holm's method
