@@ -16,6 +16,7 @@ from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
+from benchmark.source import remember
 from benchmark.spec import (
     INHOUSE,
     NORMS,
@@ -94,6 +95,7 @@ def load_defense(name: str) -> type[Defense]:
         cls = DEFENSES.load(name)
     if not (isinstance(cls, type) and issubclass(cls, Defense)):
         raise UsageError(f"defense {name!r}: {cls!r} is not a subclass of benchmark.Defense")
+    remember(cls)
     return cls
 
 
