@@ -103,8 +103,9 @@ def start_of(defense: Defense) -> list[list[float]]:
     for _, tensor in sorted(tensors_of(defense.state_dict()).items()):
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         flat = real.detach().to("cpu", torch.float64).flatten()
-        slope = torch.linspace(-1, 1, len(flat), dtype=torch.float64)
-        found.append([float(flat.norm()), float(flat @ slope)])
+        # Of no period, so that rows and columns cannot change places unseen.
+        waves = torch.arange(len(flat), dtype=torch.float64).sin()
+        found.append([float(flat.norm()), float(flat @ waves)])
     return found
 
 

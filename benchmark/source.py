@@ -27,9 +27,9 @@ meanwhile must not have the model of the old code kept under the new code's key.
 
 def remember(cls: type) -> None:
     """Read the source of a class that was loaded just now, before anybody edits it."""
-    sources(
-        *(sys.modules[base.__module__] for base in cls.__mro__ if base.__module__ in sys.modules)
-    )
+    module = sys.modules.get(cls.__module__)
+    if module is not None:
+        sources(module)
 
 
 def source_digest(*modules: ModuleType) -> str:
