@@ -14,11 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 from toys import TOY, SmallCNN
 
-from benchmark import origin, runner
+from benchmark import checkpoints, origin, runner, speed
 from benchmark.answers import difference
 from benchmark.audit.command import audit_run
 from benchmark.audit.models import OtherModelError, recall
 from benchmark.checkpoints import private_cache
+from benchmark.cli import main
+from benchmark.crosscheck import check
+from benchmark.crosscheck.check import crosscheck
+from benchmark.crosscheck.plan import plan_crosscheck
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
 from benchmark.loading import load_images
@@ -526,6 +530,70 @@ def test_the_audit_refuses_a_defense_that_has_changed(write, go):
     with pytest.raises(OtherModelError, match="its code changed since the run attacked it"):
         recall(SPEC.defenses[0], record, *sets, **options)
     audit_run(result.path, level="basic", data_dir=None, progress=Progress())
+
+
+def test_a_cross_check_of_other_code_or_images_is_computed_again(write, tmp_path):
+    def check(**options):
+        heard = Listening()
+        plan = plan_crosscheck(
+            dataset="pics:PICS",
+            defense="mine:Means",
+            attack="fgsm",
+            preset="smoke",
+            device="cpu",
+            libraries=["inhouse"],
+            eps=[0.02],
+            n=12,
+        )
+        rest = {"out": tmp_path, "data_dir": None, "command": "", "progress": heard}
+        found, was_there = crosscheck(plan, **rest, **options)
+        return found.result["libraries"][0]["success"], was_there, heard.about("computed again")
+
+    folder = write("pics", PICTURES.replace("{split}", "train"))
+    (folder / "shift.txt").write_text("0")
+    write(fit="pass")
+    success, _, _ = check()
+    assert success < 0.5
+    assert check() == (success, True, [])
+    assert check(again=True) == (success, False, [])
+    write(**WRONG)
+    wrong, was_there, said = check()
+    assert wrong > 0.8
+    assert not was_there
+    assert said == ["its code changed since this cross-check was computed: computed again"]
+    assert check() == (wrong, True, [])
+    (folder / "shift.txt").write_text("5")
+    _, was_there, said = check()
+    assert not was_there
+    assert said[0].startswith("the images of pics:PICS changed since this cross-check")
+    (folder / "shift.txt").unlink()
+    assert check()[1]
+
+
+@pytest.mark.parametrize("command", ["run", "crosscheck", "speed"])
+def test_the_option_reaches_every_command(command, monkeypatch):
+    seen = []
+
+    class StopError(UsageError):
+        pass
+
+    def stop(*args, **options):
+        seen.append((checkpoints.cache_dir() != usual, options))
+        raise StopError
+
+    usual = checkpoints.cache_dir()
+    monkeypatch.setattr(runner, "run", stop)
+    monkeypatch.setattr(check, "crosscheck", stop)
+    monkeypatch.setattr(speed, "measure_speed", stop)
+    words = [command, "--dataset", "digits", "--preset", "smoke", "--device", "cpu"]
+    words += {"crosscheck": ["--attack", "pgd"], "speed": ["--tasks", "pgd"]}.get(command, [])
+    for more in ([], ["--no-cache"]):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+    assert [private for private, _ in seen] == [False, True]
+    name = {"run": "retrain", "crosscheck": "again"}.get(command)
+    assert name is None or [options[name] for _, options in seen] == [False, True]
+    assert checkpoints.cache_dir() == usual
 
 
 # --- state that the cache does not hold
