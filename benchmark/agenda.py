@@ -5,7 +5,7 @@ run does not wait for it again.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmark.restart import Names
 from benchmark.run_folder import RunFolder
@@ -22,8 +22,13 @@ class Work:
     codes: bool
 
 
-def agenda(folder: RunFolder, failed: Collection[Names] = ()) -> list[Work]:
-    """Return the work on the run in ``folder``, in order, without the sweeps that ``failed``."""
+def agenda(
+    folder: RunFolder, failed: Collection[Names] = (), *, everything: bool = False
+) -> list[Work]:
+    """Return the work on the run in ``folder``, in order, without the sweeps that ``failed``.
+
+    With ``everything``, also the models of which nothing is missing.
+    """
     first: list[Work] = []
     last: list[Work] = []
     for seed in folder.spec.seeds:
@@ -38,9 +43,31 @@ def agenda(folder: RunFolder, failed: Collection[Names] = ()) -> list[Work]:
             codes = codes and _lacks_codes(folder, seed, defense)
             if soon or (codes and not late):
                 first.append(Work(seed, defense, tuple(soon), codes))
+            if everything and not (soon or late or codes):
+                first.append(Work(seed, defense, (), codes=False))
             if late:
                 last.append(Work(seed, defense, tuple(late), codes and not soon))
     return first + last
+
+
+def left(folder: RunFolder, work: Work) -> Work | None:
+    """Return what of ``work`` nobody has done since it was planned; None if all of it is done."""
+    attacks = tuple(a for a in work.attacks if not folder.is_final(work.seed, work.defense, a))
+    codes = work.codes and _lacks_codes(folder, work.seed, work.defense)
+    return None if work.attacks and not (attacks or codes) else replace(work, attacks=attacks)
+
+
+def whole(folder: RunFolder, work: Work, failed: Collection[Names] = ()) -> Work:
+    """Return all the work on the model of ``work`` without the sweeps that ``failed``."""
+    seed, defense, asked = work.seed, work.defense, folder.spec.code_map
+    attacks = tuple(
+        attack
+        for attack in folder.spec.attacks
+        if (seed, defense.name, attack.name, attack.library) not in failed
+    )
+    codes = (seed, defense.name, "", "") not in failed
+    codes = codes and asked is not None and defense.name in asked.defenses
+    return Work(seed, defense, attacks, codes)
 
 
 def _lacks_codes(folder: RunFolder, seed: int, defense: DefenseSpec) -> bool:

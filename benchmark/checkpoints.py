@@ -1,28 +1,26 @@
 """The cache of trained models: safetensors and a JSON, keyed by everything that shaped them."""
 
 import hashlib
-import json
 import logging
 import os
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
+from tempfile import TemporaryDirectory
 
 import platformdirs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.files import plain_file
 from benchmark.json_files import read_json
-from benchmark.results import write_atomic, write_json
-from benchmark.spec import DefenseSpec, digest
+from benchmark.results import ModelOrigin, write_atomic, write_json
 from benchmark.splits import cause
 from benchmark.training import TrainingLog
 from benchmark.typed import build
@@ -36,54 +34,31 @@ TENSOR_BYTES = 2**10
 
 def cache_dir() -> Path:
     """Return the cache folder: BENCHMARK_CACHE_DIR, else the user's (XDG_CACHE_HOME)."""
+    private = _private.get()
+    if private is not None:
+        return private
     named = os.environ.get("BENCHMARK_CACHE_DIR")
     return Path(named) if named else Path(platformdirs.user_cache_dir("defensebench"))
 
 
-def model_key(defense: Defense, spec: DefenseSpec, data: ImageDataset, seed: int) -> str:
-    """Return the hash of everything that shaped a trained model.
+_private: ContextVar[Path | None] = ContextVar("private", default=None)
 
-    That is the class and its source (with those of its base classes and of the modules they use,
-    from their own packages and from the harness), its options, the exact training images, the
-    seed, the kind of device and the version of torch.
+
+@contextmanager
+def private_cache(wanted: bool = True) -> Iterator[None]:
+    """Keep the block's models in a folder of their own, which is deleted after it, if ``wanted``.
+
+    So every model is trained afresh, and the cache is neither read nor written.
     """
-    cls = type(defense)
-    bases = [base for base in cls.__mro__ if issubclass(base, Defense)]
-    modules = dict.fromkeys(base.__module__ for base in bases)
-    return digest(
-        f"{cls.__module__}:{cls.__qualname__}",
-        *(source_digest(sys.modules[name]) for name in modules),
-        json.dumps(spec.params, sort_keys=True, default=str),
-        data.checksum,
-        data.info,
-        seed,
-        data.device.type,
-        version("torch"),
-    )
-
-
-def source_digest(module: ModuleType) -> str:
-    """Hash the source of ``module`` and of the modules it uses, recursively.
-
-    Only modules of its own top-level package and of the harness are followed: other libraries'
-    code is taken to be as stable as their version.
-    """
-    roots = {module.__name__.partition(".")[0], "benchmark"}
-    found: dict[str, str] = {}
-    waiting = [module.__name__]
-    while waiting:
-        name = waiting.pop()
-        used = sys.modules.get(name)
-        path = getattr(used, "__file__", None)
-        if name in found or name.partition(".")[0] not in roots or path is None:
-            continue
-        found[name] = digest(Path(path).read_text("utf-8"))
-        for value in vars(used).values():
-            if isinstance(value, ModuleType):
-                waiting.append(value.__name__)
-            elif isinstance(getattr(value, "__module__", None), str):
-                waiting.append(value.__module__)
-    return digest(*(f"{name} {found[name]}" for name in sorted(found)))
+    if not wanted:
+        yield
+        return
+    with TemporaryDirectory(prefix="defensebench-", ignore_cleanup_errors=True) as folder:
+        token = _private.set(Path(folder))
+        try:
+            yield
+        finally:
+            _private.reset(token)
 
 
 @dataclass(frozen=True)
@@ -116,21 +91,57 @@ class Checkpoints:
         defense.load_state_dict(state)
         return meta.log
 
-    def save(self, key: str, defense: Defense, log: TrainingLog) -> None:
+    def origin(self, key: str) -> ModelOrigin | None:
+        """Return what the model of ``key`` came from; None if it is not there or not known."""
+        about = self._paths(key)[1]
+        try:
+            meta: _About = build(_About, read_json(about, any_number=True), about.name)
+        except (OSError, ValueError, TypeError):
+            return None
+        return meta.origin if meta.key == key else None
+
+    def save(
+        self, key: str, defense: Defense, log: TrainingLog, origin: ModelOrigin | None = None
+    ) -> None:
         """Keep a trained ``defense`` with its log, atomically: weights first, then the JSON."""
         weights, about = self._paths(key)
-        # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-        state = {
-            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, t in defense.state_dict().items()
-        }
-        data = save(state)
+        data = save(copied(defense))
         write_atomic(weights, data)
-        checksum = hashlib.sha256(data).hexdigest()
-        write_json(about, {"key": key, "weights": checksum, "log": log.to_dict()})
+        meta = {"key": key, "weights": hashlib.sha256(data).hexdigest(), "log": log.to_dict()}
+        if origin is not None:
+            meta["origin"] = asdict(origin)
+        write_json(about, meta)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key[:32]}.safetensors", self.folder / f"{key[:32]}.json"
+
+
+def copied(defense: Defense) -> dict[str, Tensor]:
+    """Return a copy, on the CPU, of the tensors of a model."""
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    return {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in defense.state_dict().items()
+    }
+
+
+def unfit(trained: Defense, fresh: Defense) -> str:
+    """Say why the state of a ``trained`` model cannot be kept for a ``fresh`` one; "" if it can."""
+    state, place = trained.state_dict(), fresh.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            return (
+                f"state_dict holds {name} as {type(value).__name__}; only tensors can be kept:"
+                " let get_extra_state return one, or use buffers"
+            )
+        if name not in place:
+            return f"fit added {name} to state_dict; make it in __init__, in its final shape"
+        if is_lazy(place[name]) or place[name].shape != value.shape:
+            return f"fit changed the shape of {name}; make it in __init__, in its final shape"
+        if place[name].dtype != value.dtype:
+            return f"fit changed {name} to {value.dtype}; make it so in __init__"
+    lost = [name for name in place if name not in state]
+    return f"fit removed {lost[0]} from state_dict" if lost else ""
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
@@ -139,11 +150,12 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.S
 
 @dataclass(frozen=True)
 class _About:
-    """The JSON beside the weights: their SHA-256, the whole key and how they were trained."""
+    """The JSON beside the weights: their SHA-256, the whole key, how and from what they came."""
 
     key: str
     weights: str
     log: TrainingLog
+    origin: ModelOrigin | None = None
 
 
 def _read_weights(path: Path, checksum: str, state: Mapping[str, Tensor]) -> bytes:

@@ -14,7 +14,14 @@ from benchmark.attack_names import split_words
 from benchmark.audit.words import LEVELS, check_level
 from benchmark.budgets import parse_eps, parse_list
 from benchmark.console import print_accuracies
-from benchmark.errors import MachineError, UsageError, one_line, unknown_name
+from benchmark.errors import (
+    MachineError,
+    PluginError,
+    UsageError,
+    first_line,
+    one_line,
+    unknown_name,
+)
 from benchmark.faults import AGAIN, UnwrittenError, fault_line
 from benchmark.own_packages import settle
 from benchmark.spec import preset_names, read_preset
@@ -43,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UsageError as error:
         _say(f"error: {one_line(str(error))}")
         sys.exit(WRONG_USAGE)
+    except PluginError as error:
+        _say(f"error: {first_line(error)}")
+        sys.exit(FAILED)
     except Exception as error:
         if isinstance(error, UnwrittenError):
             typer.echo(json.dumps(dict(error.result), indent=2))
@@ -123,6 +133,14 @@ def run(
             " the run goes on; 0 for no limit."
         ),
     ] = DEFAULT_SECONDS,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Train every model afresh, and leave the cache of trained models alone. Cells"
+            " of a model that comes out otherwise than before are computed again.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
@@ -138,6 +156,7 @@ def run(
         raise unknown_name("preset", preset, preset_names())
 
     from benchmark.audit.command import audit_full, audit_line
+    from benchmark.checkpoints import private_cache
     from benchmark.plan import choose_device, plan
     from benchmark.progress import ConsoleProgress
     from benchmark.remarks import remarks
@@ -171,17 +190,19 @@ def run(
     for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
         _say(remark)
     _say(f"run folder: {out / spec.run_id}")
-    result = run_spec(
-        spec,
-        out=out,
-        data_dir=data_dir,
-        command=_command(),
-        progress=ConsoleProgress(),
-        time_limit=time_limit,
-        audit=audit != "off",
-    )
-    if audit == "full":
-        audit_full(result.path, data_dir=data_dir, progress=ConsoleProgress())
+    with private_cache(no_cache):
+        result = run_spec(
+            spec,
+            out=out,
+            data_dir=data_dir,
+            command=_command(),
+            progress=ConsoleProgress(),
+            time_limit=time_limit,
+            audit=audit != "off",
+            retrain=no_cache,
+        )
+        if audit == "full":
+            audit_full(result.path, data_dir=data_dir, progress=ConsoleProgress())
     if result.was_complete:
         _say("complete: every cell of this run is there; nothing was computed")
     print_accuracies(result.cells)
@@ -264,6 +285,13 @@ def crosscheck(
     best_iterate: Annotated[
         bool, typer.Option("--best-iterate", help="In-house PGD returns its best, not its last.")
     ] = False,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Train every model afresh, and leave the cache of trained models alone.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
@@ -276,6 +304,7 @@ def crosscheck(
     if preset and preset not in preset_names():
         raise unknown_name("preset", preset, preset_names())
 
+    from benchmark.checkpoints import private_cache
     from benchmark.crosscheck.check import crosscheck as check
     from benchmark.crosscheck.console import print_crosscheck
     from benchmark.crosscheck.plan import plan_crosscheck
@@ -308,9 +337,15 @@ def crosscheck(
         _say(line)
     for name, reason in plan.absent.items():
         _say(f"{name}: not run: {reason}")
-    found, was_there = check(
-        plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
-    )
+    with private_cache(no_cache):
+        found, was_there = check(
+            plan,
+            out=out,
+            data_dir=data_dir,
+            command=_command(),
+            progress=ConsoleProgress(),
+            again=no_cache,
+        )
     if was_there:
         _say("complete: this cross-check is there; nothing was computed")
     if as_json:
@@ -381,6 +416,13 @@ def speed(
         str, typer.Option(help="Comma-separated, of pgd, pgd_full (no early stopping), sweep, cw.")
     ] = "pgd,pgd_full,sweep,cw",
     levels: Annotated[int, typer.Option(help="How many eps the sweep has.")] = 16,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Train every model afresh, and leave the cache of trained models alone.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
@@ -389,6 +431,7 @@ def speed(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Time the in-house attacks beside other libraries' on one model, on this machine."""
+    from benchmark.checkpoints import private_cache
     from benchmark.plan import choose_device
     from benchmark.progress import ConsoleProgress
     from benchmark.remarks import renamed
@@ -417,9 +460,10 @@ def speed(
         _say(line)
     for name, reason in plan.absent.items():
         _say(f"{name}: not measured: {reason}")
-    found = measure_speed(
-        plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
-    )
+    with private_cache(no_cache):
+        found = measure_speed(
+            plan, out=out, data_dir=data_dir, command=_command(), progress=ConsoleProgress()
+        )
     if as_json:
         typer.echo(json.dumps(dict(found.result), indent=2))
     else:

@@ -55,6 +55,14 @@ def put_codes(run_dir: Path, points: pd.DataFrame) -> None:
     write_table(run_dir / FILE, table, CODES)
 
 
+def forget_codes(run_dir: Path, defense: str, seed: int) -> None:
+    """Delete a defense's points under a seed."""
+    table = read_codes(run_dir)
+    own = (table["defense"] == defense) & (table["seed"] == seed)
+    if own.any():
+        write_table(run_dir / FILE, table[~own].reset_index(drop=True), CODES)
+
+
 def check_codes(points: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
     points = validate(points, CODES, where)

@@ -37,6 +37,11 @@ class Defense(nn.Module):
     """True if :meth:`surrogate` returns the very value of :meth:`forward` on the same images, so
     that an attack with BPDA need not run :meth:`forward` as well."""
 
+    depends_on: Any = ()
+    """Paths of the files, or folders of files, that decide what the model is besides its code:
+    their bytes enter its key in the cache. A property or a class method may give them, too. A
+    relative path is looked up in the working directory, as ``open`` does."""
+
     latent_dim: int | None = None
     """The number of latents that :meth:`generate` takes; None without a generator."""
 

@@ -50,6 +50,18 @@ def download_folder() -> Path:
     return Path(cache).expanduser() / "datasets"
 
 
+def is_downloaded(name: str) -> bool:
+    """Tell whether the official files of dataset ``name`` lie in the folder of downloads."""
+    folders = {
+        "mnist": "MNIST",
+        "fashion_mnist": "FashionMNIST",
+        "cifar10": "cifar-10-batches-py",
+        "stl10": "stl10_binary",
+        "tiny_imagenet": "tiny-imagenet-200",
+    }
+    return (download_folder() / folders.get(name, name)).is_dir()
+
+
 def open_torchvision(info: DatasetInfo, split: SplitName, root: Path) -> RawSplit:
     """Open a split of mnist, fashion_mnist, cifar10 or stl10 under ``root``, fetched if missing."""
     import torchvision.datasets  # here, because no other source needs it and it is slow to import

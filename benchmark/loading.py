@@ -1,11 +1,13 @@
 """A run's images: both splits from one source, refused where they do not fit the request."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmark.budgets import check_reach
 from benchmark.datasets import DatasetSource, ImageDataset
+from benchmark.downloads import is_downloaded
 from benchmark.errors import UsageError
 from benchmark.progress import Progress
 from benchmark.registry import DATASETS
@@ -41,6 +43,15 @@ def load_images(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, Ima
     train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
     test_set = source.load("test", n=spec.n_test, data_dir=data_dir, device=spec.device)
     return train_set, test_set
+
+
+def load_present(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, ImageDataset]:
+    """Load as :func:`load_images` does, but UsageError rather than downloading anything."""
+    source = open_source(spec.dataset)
+    given = data_dir is not None or os.environ.get("BENCHMARK_DATA_DIR")
+    if not (given or source.embedded or is_downloaded(spec.dataset)):
+        raise UsageError(f"{spec.dataset}: no images here; name their folder with --data-dir")
+    return load_images(spec, data_dir)
 
 
 def say_repeats(about: Mapping[str, Any], spec: RunSpec, progress: Progress) -> None:

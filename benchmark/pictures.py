@@ -116,6 +116,14 @@ def put_pictures(run_dir: Path, rows: pd.DataFrame) -> None:
     write_table(run_dir / FILE, superseded(read_pictures(run_dir), rows, SWEEP), PICTURES)
 
 
+def forget_pictures(run_dir: Path, defense: str, seed: int) -> None:
+    """Delete a defense's pictures under a seed."""
+    table = read_pictures(run_dir)
+    own = (table["defense"] == defense) & (table["seed"] == seed)
+    if own.any():
+        write_table(run_dir / FILE, table[~own].reset_index(drop=True), PICTURES)
+
+
 def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
     rows = validate(rows, PICTURES, where)

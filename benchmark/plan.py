@@ -18,6 +18,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.naming import canonical, seed_name
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES, is_path
+from benchmark.source import remember
 from benchmark.spec import (
     INHOUSE,
     NORMS,
@@ -98,6 +99,7 @@ def load_defense(name: str) -> type[Defense]:
         cls = DEFENSES.load(name)
     if not (isinstance(cls, type) and issubclass(cls, Defense)):
         raise UsageError(f"defense {name!r}: {cls!r} is not a subclass of benchmark.Defense")
+    remember(cls)
     return cls
 
 

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def provenance(
         },
         "device": {
             "type": spec.device,
-            "name": _device_name(spec.device),
+            "name": device_name(spec.device),
             "threads": torch.get_num_threads(),
         },
         "versions": versions(),
@@ -85,7 +86,9 @@ def git_sha() -> str:
     return done.stdout.strip()
 
 
-def _device_name(device: str) -> str:
+@cache
+def device_name(device: str) -> str:
+    """Return the name of the processor, or of the GPU for ``cuda``."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:

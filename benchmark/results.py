@@ -110,6 +110,25 @@ class ResultsError(UsageError):
 
 
 @dataclass(frozen=True)
+class ModelOrigin:
+    """What a trained model came from, and what tells it from another (:mod:`benchmark.origin`).
+
+    ``parts`` are digests of all that its key covers, by name; ``files`` the SHA-256 of the files
+    that building and training it read, by path; ``start`` measures its tensors before training, and
+    is empty where they are not the same every time; ``weights`` is the SHA-256 of its tensors;
+    ``answers`` is what it says of a few images, by method, and ``where`` the processor that said
+    so.
+    """
+
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+    start: list[Any] = field(default_factory=list)
+    weights: str = ""
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """One trained defense of a run: how it was made and what was measured on it.
 
@@ -117,7 +136,7 @@ class ModelRecord:
     ``loss``, ``clean_accuracy``, ``adversarial_accuracy``, ...). ``measures`` holds numbers taken
     on the trained model; ``code_distance`` is a mapping with ``value``, ``ci_low``, ``ci_high``,
     ``floor`` and ``n`` (sliced Wasserstein distance of the test codes from the prior; ``floor``
-    is what two samples of the prior itself give).
+    is what two samples of the prior itself give). ``origin`` is None in records of older versions.
     """
 
     defense: str
@@ -128,6 +147,7 @@ class ModelRecord:
     train_seconds: float
     log: list[dict[str, float]]
     measures: Mapping[str, Any] = field(default_factory=dict)
+    origin: ModelOrigin | None = None
 
 
 @dataclass(frozen=True)
@@ -338,10 +358,13 @@ def _unreadable(path: Path, error: Exception) -> ResultsError:
 
 def write_model(run_dir: Path, record: ModelRecord) -> None:
     """Write one trained defense's record, atomically."""
-    folder = own_folder(run_dir / "models", run_dir)
-    write_json(
-        folder / f"{safe_name(record.defense)}-seed{record.seed}.json", finite(asdict(record))
-    )
+    own_folder(run_dir / "models", run_dir)
+    write_json(model_path(run_dir, record.defense, record.seed), finite(asdict(record)))
+
+
+def model_path(run_dir: Path, defense: str, seed: int) -> Path:
+    """Return where the record of a trained defense lies."""
+    return run_dir / "models" / f"{safe_name(defense)}-seed{seed}.json"
 
 
 def finite(value: Any) -> Any:

@@ -10,19 +10,22 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.tables import VERDICTS, VERDICTS_FILE, read_verdicts
-from benchmark.code_points import CODES, read_codes
+from benchmark.audit.tables import VERDICTS, VERDICTS_FILE, forget, read_verdicts
+from benchmark.code_points import CODES, forget_codes, read_codes
 from benchmark.code_points import FILE as CODES_FILE
 from benchmark.errors import MachineError, UsageError, first_line
 from benchmark.faults import cannot_write, fault_line, out_of_memory
 from benchmark.files import own_folder, safe_name
 from benchmark.mending import contents, keep_last, mend
-from benchmark.pictures import put_pictures
+from benchmark.pictures import forget_pictures, put_pictures
 from benchmark.progress import Progress
 from benchmark.results import (
+    TABLE_FILES,
     ModelRecord,
     ResultsError,
     empty_table,
+    model_path,
+    read_model,
     read_origin,
     read_spec,
     write_atomic,
@@ -48,6 +51,7 @@ class RunFolder:
     cells: pd.DataFrame
     samples: pd.DataFrame
     damaged: Mapping[Path, str]
+    dropped: bool = False
     beside: Safekeeping = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,16 +101,7 @@ class RunFolder:
         UsageError if it cannot be written, or if the images behind the dataset's name changed.
         """
         about = self.path / "run.json"
-        if about.exists():
-            before = read_origin(self.path, self.spec).get("dataset")
-            if not isinstance(before, Mapping):
-                raise UsageError(f"{about} names no images; delete it to go on")
-            for split in ("train_checksum", "test_checksum"):
-                if before.get(split) != provenance["dataset"][split]:
-                    raise UsageError(
-                        f"{self.path} was begun with other {self.spec.dataset} images"
-                        f" ({split.replace('_', ' ')} differs); use the same data or another --out"
-                    )
+        self.check_images(provenance["dataset"])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path / "spec.json", self.spec.to_json().encode())
@@ -116,6 +111,72 @@ class RunFolder:
             hint = "name a writable folder with --out"
             raise cannot_write(self.path, error, hint) from None
         self.beside.remember()
+
+    def check_images(self, checksums: Mapping[str, Any]) -> None:
+        """Refuse other images than those that the run was begun with, with a UsageError.
+
+        ``checksums`` are theirs, by ``train_checksum`` and ``test_checksum``.
+        """
+        about = self.path / "run.json"
+        if not about.exists():
+            return
+        before = read_origin(self.path, self.spec).get("dataset")
+        if not isinstance(before, Mapping):
+            raise UsageError(f"{about} names no images; delete it to go on")
+        for split in ("train_checksum", "test_checksum"):
+            if before.get(split) != checksums[split]:
+                raise UsageError(
+                    f"{self.path} was begun with other {self.spec.dataset} images"
+                    f" ({split.replace('_', ' ')} differs); use the same data or another --out"
+                )
+
+    def measured(self) -> list[tuple[DefenseSpec, int]]:
+        """Return the defenses, by seed, of which the run has final cells."""
+        final = self.cells[self.cells["status"].isin(FINAL)]
+        there = set(final[["defense", "seed"]].itertuples(index=False, name=None))
+        return [
+            (spec, seed)
+            for seed in self.spec.seeds
+            for spec in self.spec.defenses
+            if (spec.name, seed) in there
+        ]
+
+    def record(self, name: str, seed: int) -> ModelRecord | None:
+        """Return the record of a trained defense; None if there is none that can be read."""
+        path = model_path(self.path, name, seed)
+        if not path.exists():
+            return None
+        try:
+            return read_model(path)
+        except ResultsError:
+            return None
+
+    def drop(self, name: str, seed: int) -> int:
+        """Delete what is there of a defense under a seed; return how many final cells that were.
+
+        Both tables as they were before are kept beside the new ones, under ``.old``.
+        """
+        own = (self.cells["defense"] == name) & (self.cells["seed"] == seed)
+        there = int((own & self.cells["status"].isin(FINAL)).sum())
+        cells = self.cells[~own].reset_index(drop=True)
+        samples = self.samples
+        own = (samples["defense"] == name) & (samples["seed"] == seed)
+        samples = samples[~own].reset_index(drop=True)
+        with self._writing():
+            if not self.dropped:
+                for file in TABLE_FILES:
+                    with suppress(FileNotFoundError):
+                        data = (self.path / file).read_bytes()
+                        write_atomic(self.path / f"{file}.old", data)
+            forget(self.path, self.spec.dataset, name, seed)
+            forget_codes(self.path, name, seed)
+            forget_pictures(self.path, name, seed)
+            write_tables(self.path, cells, samples)
+            model_path(self.path, name, seed).unlink(missing_ok=True)
+        self.cells, self.samples, self.dropped = cells, samples, True
+        self.beside.forget(model_path(self.path, name, seed))
+        self.beside.remember()
+        return there
 
     def tidy(self) -> None:
         """Delete what a killed process left half-written; for whoever holds the folder's lock."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from benchmark.agenda import Work, agenda
+from benchmark.agenda import Work, agenda, left, whole
 from benchmark.ambient import settings_now
 from benchmark.audit.auditing import Target, audit_defense, audit_failed, audit_rest, unaudited
 from benchmark.audit.tables import forget
@@ -23,9 +23,12 @@ from benchmark.code_map import code_map
 from benchmark.code_points import put_codes
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
+from benchmark.errors import UsageError
+from benchmark.freshness import standing
 from benchmark.guard import Kept, check_answers, intact
-from benchmark.loading import load_images, say_repeats
+from benchmark.loading import load_images, load_present, say_repeats
 from benchmark.locks import held
+from benchmark.origin import another
 from benchmark.pictures import PICTURES, encoded, pictured_eps
 from benchmark.plan import load_attack
 from benchmark.progress import Progress
@@ -66,6 +69,7 @@ def run(
     progress: Progress,
     time_limit: float = 0.0,
     audit: bool = True,
+    retrain: bool = False,
 ) -> RunResult:
     """Run what is still missing of ``spec`` under ``out`` and return where it stands.
 
@@ -74,10 +78,15 @@ def run(
     a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
     nothing can interrupt it ends the process, or begins it anew (:mod:`benchmark.restart`). With
     ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.auditing`).
+
+    Rows whose defense has changed since, or whose model comes out otherwise when it is trained
+    again, are computed again, and a line says so; other images are refused. ``retrain`` takes up
+    every defense, also one of which nothing is missing: for :func:`private_cache`.
     """
     folder = RunFolder.open(out, spec)
     failed = failed_before()
-    if not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder))):
+    idle = not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder)))
+    if idle and not retrain and _stands(folder, data_dir, progress):
         return RunResult(folder.path, folder.cells, was_complete=not failed)
     train_set, test_set = load_images(spec, data_dir)
     about = provenance(spec, train_set, test_set, command)
@@ -87,8 +96,12 @@ def run(
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()
         folder.mend(progress)
+        _drop_stale(folder, train_set, progress)
         limits = Limits(time_limit, progress, set(failed))
-        for work in agenda(folder, failed):
+        for planned in agenda(folder, failed, everything=retrain):
+            work = left(folder, planned)
+            if work is None:
+                continue
             row = _Row(folder, about, work.seed, work.defense, progress, limits, audit)
             row.run(work, train_set, test_set)
             if not (intact(train_set) and intact(test_set)):  # a plugin changed them in place
@@ -97,6 +110,43 @@ def run(
             models = read_models(folder.path)
             audit_rest(folder, models, train_set, test_set, progress, may_train=False)
     return RunResult(folder.path, folder.cells, was_complete=False)
+
+
+def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
+    """Tell whether a complete run is of what is there now; say so where that cannot be told.
+
+    UsageError if the images are others.
+    """
+    try:
+        train_set, test_set = load_present(folder.spec, data_dir)
+    except UsageError as error:
+        progress.say(f"not checked against what is there now: {error}; the cells are as computed")
+        return True
+    checksums = {"train_checksum": train_set.checksum, "test_checksum": test_set.checksum}
+    folder.check_images(checksums)
+    if not (folder.path / "run.json").exists():
+        progress.say("not checked whether the images are the same: there is no run.json")
+    found = standing(folder, train_set)
+    if not found.stale:
+        found.say(progress)
+    return not found.stale
+
+
+def _drop_stale(folder: RunFolder, train_set: ImageDataset, progress: Progress) -> None:
+    """Delete the rows of every defense that has changed since they were computed, and say so."""
+    found = standing(folder, train_set)
+    found.say(progress)
+    for (name, seed), reason in found.stale.items():
+        n = folder.drop(name, seed)
+        progress.say(again(name, seed, n, reason))
+
+
+def again(name: str, seed: int, n: int, reason: str) -> str:
+    """Return the line that says why a defense's cells are computed again."""
+    return (
+        f"{name} (seed {seed}): {reason} since its {n} cells were computed: computed again"
+        " (the old tables are kept as *.parquet.old)"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +166,14 @@ class _Row:
         name, spec = self.defense.name, self.folder.spec
 
         def train() -> tuple[Defense, ModelRecord, str]:
+            before = self.folder.record(name, self.seed)
             model, record = trained(
-                self.defense, train_set, test_set, seed=self.seed, progress=self.progress
+                self.defense,
+                train_set,
+                test_set,
+                seed=self.seed,
+                progress=self.progress,
+                before=before,
             )
             return model, record, _summary(record)
 
@@ -125,6 +181,7 @@ class _Row:
         if ready is None:
             return
         model, record, summary = ready
+        work = self._unmixed(work, record)
         self.folder.put_model(record)
         self.progress.say(f"{name}: {summary}")
 
@@ -146,6 +203,21 @@ class _Row:
             kept.restore()
         if work.codes:
             self._map_codes(model, test_set)
+
+    def _unmixed(self, work: Work, record: ModelRecord) -> Work:
+        """Return ``work``, or all there is if the rows so far are of another model, which go."""
+        name, before = self.defense.name, self.folder.record(self.defense.name, self.seed)
+        if before is None or (self.defense, self.seed) not in self.folder.measured():
+            return work
+        if before.origin is None or record.origin is None:
+            words = "its model was trained by another version" if before.key != record.key else ""
+        else:
+            words = another(before.origin, record.origin)
+        if not words:
+            return work
+        n = self.folder.drop(name, self.seed)
+        self.progress.say(again(name, self.seed, n, f"trained again it is another model ({words})"))
+        return whole(self.folder, work, self.limits.failed)
 
     def _tried(self, what: str, work: Work, do: Callable[[], Result]) -> Result | None:
         """Return what ``do`` returns, or None if it fails, and with it all that is missing."""

@@ -32,6 +32,10 @@ class Safekeeping:
                     with suppress(OSError):
                         self.files[path] = path.read_bytes()
 
+    def forget(self, path: Path) -> None:
+        """Let go of a file that was deleted on purpose."""
+        self.files.pop(path, None)
+
     def restore(self) -> bool:
         """Write everything anew if the folder was deleted, and tell whether it was."""
         if not self.files or (self.folder / SIGN).exists():

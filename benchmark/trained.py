@@ -1,19 +1,31 @@
-"""A trained defense, from the cache or trained now, with what is measured besides attacks."""
+"""A trained defense, from the cache or trained now, with what is measured besides attacks.
 
+Whichever it is, it is held against what it should be: a model from the cache against the files that
+its training read and against what it answered when it was trained, and a model that was just
+trained against a copy of what is kept of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmark.checkpoints import Checkpoints, cache_dir, model_key
+from benchmark.answers import answers, difference, settled
+from benchmark.checkpoints import Checkpoints, cache_dir, copied, unfit
 from benchmark.codes import code_distance
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
+from benchmark.errors import PluginError
 from benchmark.faults import fault_line
 from benchmark.guard import check_fit, check_measures
 from benchmark.locks import held
+from benchmark.opened import Watch, mentioned, own_folders, watching
+from benchmark.origin import alike, changed, key_of, origin_of, start_of, weights_of
 from benchmark.plan import load_defense
 from benchmark.progress import Progress
-from benchmark.results import ModelRecord
+from benchmark.results import ModelOrigin, ModelRecord
 from benchmark.seeding import seeded
 from benchmark.spec import DefenseSpec, derive_seed
 from benchmark.sweep import BATCH_SIZE
@@ -28,13 +40,27 @@ def trained(
     *,
     seed: int,
     progress: Progress,
+    before: ModelRecord | None = None,
 ) -> tuple[Defense, ModelRecord]:
-    """Return a defense in evaluation mode, trained now or taken from the cache, and its record."""
-    model_seed = derive_seed(seed, train_set.info.name, spec.seed_name)
-    defense = untrained(spec, train_set, model_seed)
-    key = model_key(defense, spec, train_set, model_seed)
-    about = f"{spec.name} (seed {seed})"
-    log = _fitted(spec.name, about, defense, train_set, key=key, seed=model_seed, progress=progress)
+    """Return a defense in evaluation mode, trained now or taken from the cache, and its record.
+
+    ``before`` is the record of the model that a run's rows are of: where nothing of the user's has
+    changed since, that model is taken if it is in the cache, whatever has become of the harness.
+    PluginError if the model cannot be what it was when it is taken from the cache.
+    """
+    model_seed = seed_of(spec, train_set, seed)
+    make = partial(untrained, spec, train_set, model_seed)
+    with watching() as watch:
+        defense = make()
+        origin = origin_of(defense, spec, train_set, model_seed)
+        key = key_of(origin.parts)
+        cache = Checkpoints(cache_dir() / "models")
+        if before is not None and _goes_on(before, origin, cache):
+            assert before.origin is not None
+            key = before.key
+            origin = replace(origin, parts=before.origin.parts, start=before.origin.start)
+        fitting = _Fitting(spec, seed, train_set, make, watch, cache, key, model_seed, progress)
+        defense, log, origin = fitting.run(defense, origin)
     defense.eval()
     return defense, ModelRecord(
         defense=spec.name,
@@ -45,7 +71,19 @@ def trained(
         train_seconds=log.seconds,
         log=log.epochs,
         measures=_measures(defense, test_set, model_seed),
+        origin=origin,
     )
+
+
+def _goes_on(before: ModelRecord, now: ModelOrigin, cache: Checkpoints) -> bool:
+    """Tell whether a run can go on with the very model that its rows are of."""
+    old = before.origin
+    return old is not None and cache.origin(before.key) is not None and not changed(old, now)
+
+
+def seed_of(spec: DefenseSpec, data: ImageDataset, seed: int) -> int:
+    """Return the seed of a model's weights and training, under the run's ``seed``."""
+    return derive_seed(seed, data.info.name, spec.seed_name)
 
 
 def untrained(spec: DefenseSpec, data: ImageDataset, model_seed: int) -> Defense:
@@ -61,38 +99,115 @@ def untrained(spec: DefenseSpec, data: ImageDataset, model_seed: int) -> Defense
     return defense
 
 
-def _fitted(
-    name: str,
-    about: str,
-    defense: Defense,
-    train_set: ImageDataset,
-    *,
-    key: str,
-    seed: int,
-    progress: Progress,
-) -> TrainingLog:
-    """Fill ``defense`` from the cache, or train it and keep it there; return its log.
+@dataclass(frozen=True)
+class _Fitting:
+    """The filling of one model: from the cache, or by training it and keeping it there.
 
     A training that was killed goes on, and another process that trains the same is waited for.
-    ``about`` is the defense and the run's seed, as the user is told.
+    ``make`` returns the model untrained; ``watch`` sees which files are opened.
     """
-    cache = Checkpoints(cache_dir() / "models")
-    stem = cache.folder / key[:32]
-    with held(stem.with_suffix(".lock"), f"{name}'s model", progress):
-        log = cache.load(key, defense)
-        if log is not None:
-            progress.say(f"{about}: taken from the cache")
-            return log
-        progress.say(f"{about}: training on {len(train_set)} images")
-        with keeping(stem, name, progress) as kept, seeded(seed, train_set.device):
-            log = defense.fit(train_set, seed=seed, progress=progress)
-        check_fit(log, train_set)
+
+    spec: DefenseSpec
+    seed: int
+    data: ImageDataset
+    make: Callable[[], Defense]
+    watch: Watch
+    cache: Checkpoints
+    key: str
+    model_seed: int
+    progress: Progress
+
+    @property
+    def about(self) -> str:
+        """The defense and the run's seed, as the user is told."""
+        return f"{self.spec.name} (seed {self.seed})"
+
+    def run(
+        self, defense: Defense, origin: ModelOrigin
+    ) -> tuple[Defense, TrainingLog, ModelOrigin]:
+        """Return ``defense``, or another instance, filled, with its log and its whole origin."""
+        stem = self.cache.folder / self.key[:32]
+        with held(stem.with_suffix(".lock"), f"{self.spec.name}'s model", self.progress):
+            found = self._cached(defense, origin)
+            if isinstance(found, str):
+                self.progress.say(f"{self.about}: {found}: trained again")
+                defense, found = self.make(), None
+            if found is not None:
+                self.progress.say(f"{self.about}: taken from the cache")
+                return defense, *found
+            return defense, *self._trained(defense, origin)
+
+    def _cached(
+        self, defense: Defense, now: ModelOrigin
+    ) -> tuple[TrainingLog, ModelOrigin] | str | None:
+        """Fill ``defense`` from the cache; return why not if what is there is of another model."""
+        kept = self.cache.origin(self.key)
+        if kept is not None and (words := changed(kept, replace(now, parts=kept.parts))):
+            return f"{words} changed since the model in the cache was trained"
+        log = self.cache.load(self.key, defense)
+        if log is None:
+            return None
+        defense.eval()
+        said = answers(defense, self.data, self.model_seed)
+        if kept is None or not kept.answers:
+            return log, replace(now, weights=weights_of(defense), answers=settled(said, said))
+        near = kept.where != now.where
+        if words := difference(kept.answers, said, near=near):
+            if near:  # where a model amplifies rounding, another processor's answers are its own
+                return f"the model in the cache, made on {kept.where}, answers otherwise ({words})"
+            raise PluginError(
+                f"taken from the cache the model answers otherwise than when it was trained"
+                f" ({words}): {REMEDY}; --no-cache trains it afresh"
+            )
+        return log, replace(
+            now, weights=weights_of(defense), answers=kept.answers, files=kept.files
+        )
+
+    def _trained(self, defense: Defense, origin: ModelOrigin) -> tuple[TrainingLog, ModelOrigin]:
+        """Train ``defense`` and keep it in the cache, if a copy of it is the same model."""
+        name, data = self.spec.name, self.data
+        stem = self.cache.folder / self.key[:32]
+        self.progress.say(f"{self.about}: training on {len(data)} images")
+        with keeping(stem, name, self.progress) as kept, seeded(self.model_seed, data.device):
+            log = defense.fit(data, seed=self.model_seed, progress=self.progress)
+        check_fit(log, data)
+        defense.eval()
+        said = answers(defense, data, self.model_seed)
+        said = settled(said, answers(defense, data, self.model_seed))
+        twin = self.make()
+        files = self.watch.files(
+            mentioned(defense, self.spec.params), [cache_dir()], own_folders(defense)
+        )
+        start = start_of(twin)
+        origin = replace(
+            origin,
+            start=start if alike(start, origin.start) else [],
+            files=files,
+            weights=weights_of(defense),
+            answers=said,
+        )
+        if words := unfit(defense, twin):
+            self.progress.say(f"{self.about}: not kept in the cache: {words}")
+            kept.discard()
+            return log, origin
+        twin.load_state_dict(copied(defense))
+        twin.eval()
+        if words := difference(said, answers(twin, data, self.model_seed)):
+            kept.discard()
+            raise PluginError(
+                f"a copy of the trained model, from its state_dict, answers otherwise ({words}):"
+                f" {REMEDY}"
+            )
         try:
-            cache.save(key, defense, log)
+            self.cache.save(self.key, defense, log, origin)
             kept.discard()
         except (OSError, MemoryError) as error:  # a full disk must not cost the trained model
-            progress.say(f"{name}: not kept in {cache.folder} ({fault_line(error)})")
-    return log
+            why = fault_line(error)
+            self.progress.say(f"{name}: not kept in {self.cache.folder} ({why})")
+        return log, origin
+
+
+REMEDY = "keep all that fit sets in parameters or buffers (register_buffer)"
 
 
 @torch.no_grad()

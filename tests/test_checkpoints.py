@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from toys import Coded, SmallCNN, Tiny
 
-from benchmark import checkpoints
-from benchmark.checkpoints import Checkpoints, cache_dir, model_key, source_digest
+from benchmark import origin, source
+from benchmark.checkpoints import Checkpoints, cache_dir
 from benchmark.datasets import DIGITS
+from benchmark.origin import model_key
+from benchmark.source import source_digest
 from benchmark.spec import DefenseSpec
 from benchmark.training import TrainingLog
 
@@ -55,7 +57,7 @@ def test_the_key_changes_with(change):
 
 def test_the_key_changes_with_the_version_of_torch(monkeypatch):
     before = key()
-    monkeypatch.setattr(checkpoints, "version", lambda package: "0.0")
+    monkeypatch.setattr(origin, "version", lambda package: "0.0")
     assert key() != before
 
 
@@ -91,9 +93,12 @@ def test_the_source_counts_with_the_modules_it_uses(package):
     (package / "unused.py").write_text("X = 2\n")
     assert source_digest(module) == before
     (package / "layers.py").write_text("def layer(): return 2\n")
+    assert source_digest(module) == before  # what is loaded is still the old code
+    source._read.clear()  # as another process would
     used = source_digest(module)
     assert used != before
     (package / "defense.py").write_text("import torch\n")
+    source._read.clear()
     assert source_digest(module) not in (before, used)
 
 
@@ -111,6 +116,7 @@ def test_a_base_class_from_another_package_counts(package, monkeypatch):
     monkeypatch.setattr(baselines.undefended, "__file__", str(copy))
     assert model_key(Plugin(DATA.info, width=0.1), SPEC, DATA, 1) == before
     copy.write_text(found.read_text("utf-8") + "\n# changed\n", "utf-8")
+    source._read.clear()
     assert model_key(Plugin(DATA.info, width=0.1), SPEC, DATA, 1) != before
 
 

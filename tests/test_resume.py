@@ -362,7 +362,7 @@ def test_the_finished_model_takes_the_place_of_its_states(train_one, tmp_path, m
 
 
 def test_the_states_stay_where_the_model_cannot_be_saved(train_one, tmp_path, monkeypatch):
-    def full(self, key, defense, log):
+    def full(self, key, defense, log, origin):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(trained.Checkpoints, "save", full)

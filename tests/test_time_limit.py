@@ -156,4 +156,4 @@ def test_a_hang_that_nothing_interrupts_costs_its_own_cells(tmp_path):
         TINY.name: ["ok"],
     }
     reasons = set(cells.loc[cells["defense"] == hanging.name, "reason"])
-    assert reasons == {"check failed: took longer than 0.01 s (--time-limit)"}
+    assert reasons == {"training failed: took longer than 0.01 s (--time-limit)"}

@@ -68,7 +68,7 @@ DEFENSES = {
     "SetsThreads": "check failed: forward changed the number of threads",
     "Seeds": "check failed: forward seeds the global generator of torch",
     "SeedsOthers": "check failed: forward seeds the global generator of numpy.random, random",
-    "HangsInForward": "check failed: took longer than 0.01 s (--time-limit)",
+    "HangsInForward": "training failed: took longer than 0.01 s (--time-limit)",
 }
 
 UNDER_ATTACK = {

@@ -1,13 +1,17 @@
 """The trained models of a finished run, for whoever asks them something more."""
 
-from benchmark.checkpoints import Checkpoints, cache_dir, model_key
+from dataclasses import replace
+
+from benchmark.answers import answers
+from benchmark.checkpoints import Checkpoints, cache_dir
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
+from benchmark.origin import another, changed, key_of, origin_of, weights_of
 from benchmark.progress import Progress
-from benchmark.results import ModelRecord
-from benchmark.spec import DefenseSpec, derive_seed
-from benchmark.trained import trained, untrained
+from benchmark.results import ModelOrigin, ModelRecord
+from benchmark.spec import DefenseSpec
+from benchmark.trained import seed_of, trained, untrained
 
 
 class OtherModelError(UsageError):
@@ -26,18 +30,23 @@ def recall(
 ) -> Defense:
     """Return the model that a run trained and attacked, in evaluation mode.
 
-    It is taken from the cache by the key that the run recorded, whatever has become of the code
-    since; if it is not there it is trained again if it ``may_train``, and a line says so.
-    OtherModelError if that would give another model, or if the run recorded none.
+    It is taken from the cache by the key that the run recorded; if it is not there it is trained
+    again if it ``may_train``, and a line says so. OtherModelError if that would give another model,
+    or if the run recorded none; so too where the defense's own code, options or files have changed.
     """
     if record is None:
         raise OtherModelError("the run has no record of a trained model")
-    model_seed = derive_seed(seed, train_set.info.name, spec.seed_name)
+    model_seed = seed_of(spec, train_set, seed)
     defense = untrained(spec, train_set, model_seed)
+    now = origin_of(defense, spec, train_set, model_seed)
+    if record.origin is not None and (words := changed(record.origin, now)):
+        raise OtherModelError(f"{words} changed since the run attacked it; {AGAIN}")
     if Checkpoints(cache_dir() / "models").load(record.key, defense) is not None:
         defense.eval()
+        said = answers(defense, train_set, model_seed)
+        _check_same(record, replace(now, weights=weights_of(defense), answers=said))
         return defense
-    if model_key(defense, spec, train_set, model_seed) != record.key:
+    if key_of(now.parts) != record.key:
         raise OtherModelError(
             "the model is not in the cache any more, and its code, the images or torch have changed"
             " since the run: trained now, it would be another one"
@@ -45,4 +54,16 @@ def recall(
     if not may_train:
         raise OtherModelError("the model is not in the cache: the command audit trains it again")
     progress.say(f"{spec.name} (seed {seed}): not in the cache {cache_dir()}; training it again")
-    return trained(spec, train_set, test_set, seed=seed, progress=progress)[0]
+    defense, again = trained(spec, train_set, test_set, seed=seed, progress=progress)
+    if again.origin is not None:
+        _check_same(record, again.origin)
+    return defense
+
+
+def _check_same(record: ModelRecord, now: ModelOrigin) -> None:
+    """Refuse to take another model for the one of the ``record``."""
+    if record.origin is not None and (words := another(record.origin, now)):
+        raise OtherModelError(f"it is not the model that the run attacked: {words}; {AGAIN}")
+
+
+AGAIN = "give run the same command again, which computes its cells again"

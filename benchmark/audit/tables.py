@@ -189,6 +189,13 @@ def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
         own &= frame["seed"] == seed
         if own.any():
             write_table(path, frame[~own], schema)
+    path = run_dir / _FILES["transfer"]
+    if path.exists():
+        frame = read_table(path, TRANSFER)
+        own = (frame["source"] == defense) | (frame["target"] == defense)
+        own &= (frame["dataset"] == dataset) & (frame["seed"] == seed)
+        if own.any():
+            write_table(path, frame[~own], TRANSFER)
 
 
 def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -7,10 +7,14 @@ attack runs once and is judged at every eps. What each number means stands with 
 :mod:`benchmark.crosscheck.findings`.
 """
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmark.ambient import contained
+from benchmark.checkpoints import Checkpoints, cache_dir
 from benchmark.crosscheck.compare import compare, empty_row
 from benchmark.crosscheck.images import draw
 from benchmark.crosscheck.plan import OPTIONS, CrosscheckPlan
@@ -22,31 +26,41 @@ from benchmark.crosscheck.results import (
     read_crosscheck,
     write_crosscheck,
 )
-from benchmark.errors import options_named
+from benchmark.errors import first_line, options_named
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
-from benchmark.loading import load_images, say_repeats
+from benchmark.loading import load_images, load_present, say_repeats
 from benchmark.locks import held
+from benchmark.origin import around, changed, origin_of
 from benchmark.progress import Progress
 from benchmark.provenance import provenance
-from benchmark.results import make_table, write_atomic
+from benchmark.results import ModelOrigin, make_table, write_atomic
 from benchmark.spec import derive_seed
-from benchmark.trained import trained
+from benchmark.stretch import plugin_code
+from benchmark.trained import seed_of, trained, untrained
+from benchmark.typed import build
 
 
 def crosscheck(
-    plan: CrosscheckPlan, *, out: Path, data_dir: Path | None, command: str, progress: Progress
+    plan: CrosscheckPlan,
+    *,
+    out: Path,
+    data_dir: Path | None,
+    command: str,
+    progress: Progress,
+    again: bool = False,
 ) -> tuple[Crosscheck, bool]:
     """Return the cross-check of ``plan`` under ``out``, and whether it was there already.
 
-    One in which a library failed is computed again. Raises UsageError before anything is computed
-    when the folder or the data will not do.
+    One in which a library failed is computed again, and so is one of other images or of a defense
+    that has changed, which a line says; with ``again`` any. Raises UsageError before anything is
+    computed when the folder or the data will not do.
     """
     spec = plan.spec
     path = out / folder_name(spec, plan.versions)
-    if is_crosscheck(path):
+    if is_crosscheck(path) and not again:
         saved = read_crosscheck(path)
-        if saved.spec == spec and not saved.failed:
+        if saved.spec == spec and not saved.failed and _stands(saved, data_dir, progress):
             return saved, True
     with options_named(OPTIONS):
         train_set, test_set = load_images(spec, data_dir)
@@ -57,6 +71,8 @@ def crosscheck(
     seed, defense = spec.seeds[0], spec.defenses[0]
     model, record = trained(defense, train_set, test_set, seed=seed, progress=progress)
     about["model"] = {"key": record.key, "train_seconds": record.train_seconds}
+    if record.origin is not None:
+        about["model"]["origin"] = asdict(record.origin)
 
     def seed_at(eps: float) -> int:
         # Without the library's name: those that can start alike at random do.
@@ -85,6 +101,43 @@ def crosscheck(
             write_atomic(own_folder(path / "errors", path) / name, text.encode())
         write_crosscheck(checked, files)
         return read_crosscheck(path), False
+
+
+def _stands(saved: Crosscheck, data_dir: Path | None, progress: Progress) -> bool:
+    """Tell whether a finished cross-check is of the images and the defense that are there now.
+
+    Where that cannot be told a line says so, and it stands.
+    """
+    spec, seed = saved.spec, saved.spec.seeds[0]
+    defense = spec.defenses[0]
+    unchecked = "not checked against what is there now"
+    try:
+        train_set, test_set = load_present(spec, data_dir)
+        with plugin_code(), contained():
+            model_seed = seed_of(defense, train_set, seed)
+            model = untrained(defense, train_set, model_seed)
+            now = origin_of(model, defense, train_set, model_seed)
+        about: Any = saved.provenance
+        known = (about["dataset"]["train_checksum"], about["dataset"]["test_checksum"])
+        before: ModelOrigin = build(ModelOrigin, about["model"]["origin"], "origin")
+        key = str(about["model"]["key"])
+    except (KeyError, TypeError, AttributeError):
+        progress.say(f"{unchecked}: it does not say what it came from")
+        return True
+    except Exception as error:
+        progress.say(f"{unchecked}: {first_line(error)}; the numbers are as computed")
+        return True
+    kept = Checkpoints(cache_dir() / "models").origin(key)
+    words = changed(before, now)
+    if known != (train_set.checksum, test_set.checksum):
+        words = f"the images of {spec.dataset}"
+    elif not words and kept is not None and kept.weights != before.weights:
+        words = f"the trained model of {defense.name}"
+    elif not words and (other := around(before, now)):
+        progress.say(f"made before {other} changed; the numbers stay as they are")
+    if words:
+        progress.say(f"{words} changed since this cross-check was computed: computed again")
+    return not words
 
 
 def _with_absent(libraries: pd.DataFrame, plan: CrosscheckPlan) -> pd.DataFrame:
