@@ -227,8 +227,10 @@ class Kept:
             defense,
             modes(defense),
             [
-                (module, module.training, {name: dict(getattr(module, name)) for name in TABLES})
+                (module, module.training, {name: dict(getattr(module, name)) for name in tables})
                 for module in defense.modules()
+                # A scripted module keeps its tables where Python cannot change them.
+                for tables in [() if isinstance(module, torch.jit.ScriptModule) else TABLES]
             ],
             {
                 name: (tensor, tensor.detach().clone(), tensor.requires_grad)

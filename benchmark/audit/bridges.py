@@ -94,7 +94,8 @@ def find_bridge(defense: Defense, x: Tensor) -> Bridge | None:
     handles = [
         handle
         for module in defense.modules()
-        if module is not defense
+        # A scripted module takes no hook: it is crossed as a part of what holds it.
+        if module is not defense and not isinstance(module, torch.jit.RecursiveScriptModule)
         for handle in (
             module.register_forward_pre_hook(trace.enter),
             module.register_forward_hook(trace.leave),
