@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from benchmark.answers import LOGITS, AnswerForm
 from benchmark.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Defense(nn.Module):
     exact_surrogate: ClassVar[bool] = False
     """True if :meth:`surrogate` returns the very value of :meth:`forward` on the same images, so
     that an attack with BPDA need not run :meth:`forward` as well."""
+
+    answer_form: AnswerForm = LOGITS
+    """In which form :meth:`forward` answers; the harness asks the trained model and sets it."""
 
     latent_dim: int | None = None
     """The number of latents that :meth:`generate` takes; None without a generator."""

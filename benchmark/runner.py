@@ -130,7 +130,8 @@ class _Row:
 
         def check() -> Kept:
             images = test_set.head(max((a.n for a in work.attacks), default=1))
-            check_answers(model, images, derive_seed(self.seed, spec.dataset, name, "check"))
+            seed = derive_seed(self.seed, spec.dataset, name, "check")
+            check_answers(model, images, seed, lambda text: self.progress.say(f"{name}: {text}"))
             return Kept.of(model)
 
         kept = self._tried("check", work, check)

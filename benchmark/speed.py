@@ -31,6 +31,7 @@ from benchmark.defense import Defense
 from benchmark.errors import UsageError
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
+from benchmark.guard import get_ready
 from benchmark.loading import load_images, say_repeats
 from benchmark.plan import load_attack
 from benchmark.progress import Advance, Progress
@@ -135,6 +136,7 @@ def measure_speed(
         models[defense.name], record = trained(
             defense, train_set, test_set, seed=SEED, progress=progress
         )
+        get_ready(models[defense.name], test_set, SEED)
         about.setdefault("models", {})[defense.name] = record.key
     watch = Stopwatch(test_set.device)
     found = [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attack import Attack
-from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, adapt
+from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, Served, adapt
 from benchmark.errors import unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.view import AttackView
@@ -29,7 +29,7 @@ def classifier(view: AttackView, x: Tensor) -> Any:
     from art.estimators.classification import PyTorchClassifier
 
     return PyTorchClassifier(
-        model=view,
+        model=Served(view),
         # The sum: dividing by the batch size could underflow the gradient of a confident image.
         loss=nn.CrossEntropyLoss(reduction="sum"),
         input_shape=tuple(x.shape[1:]),

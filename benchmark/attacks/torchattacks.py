@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attack import Attack
-from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, adapt
+from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, Served, adapt
 from benchmark.errors import unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.view import AttackView
@@ -28,7 +28,7 @@ NORMS: Mapping[str, Any] = {"linf": "Linf", "l2": "L2"}
 def build(cls: Any, view: AttackView, x: Tensor, **settings: Any) -> Any:
     """Return a torchattacks object on ``view`` for images on the device of ``x``."""
     with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters
-        attack = cls(view, **settings)
+        attack = cls(Served(view), **settings)
     attack.set_device(x.device)
     attack.set_model_training_mode(
         model_training=False, batchnorm_training=False, dropout_training=False

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.answers import LOGITS
 from benchmark.audit.stand_ins import Around
 from benchmark.defense import Defense
 
@@ -73,6 +74,7 @@ class Bridged(Around):
 
     def __init__(self, defense: Defense, bridge: Bridge, **known: bool | None) -> None:
         super().__init__(defense, **known)
+        self.answer_form = LOGITS  # of the inner classifier
         self._bridge = [bridge]  # in a list: its modules are the defense's
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from benchmark.checkpoints import Checkpoints, cache_dir, model_key
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
+from benchmark.guard import get_ready
 from benchmark.progress import Progress
 from benchmark.results import ModelRecord
 from benchmark.spec import DefenseSpec, derive_seed
@@ -36,6 +37,7 @@ def recall(
     defense = untrained(spec, train_set, model_seed)
     if Checkpoints(cache_dir() / "models").load(record.key, defense) is not None:
         defense.eval()
+        get_ready(defense, test_set, model_seed)
         return defense
     if model_key(defense, spec, train_set, model_seed) != record.key:
         raise OtherModelError(
@@ -45,4 +47,6 @@ def recall(
     if not may_train:
         raise OtherModelError("the model is not in the cache: the command audit trains it again")
     progress.say(f"{spec.name} (seed {seed}): not in the cache {cache_dir()}; training it again")
-    return trained(spec, train_set, test_set, seed=seed, progress=progress)[0]
+    defense = trained(spec, train_set, test_set, seed=seed, progress=progress)[0]
+    get_ready(defense, test_set, model_seed)
+    return defense

@@ -24,6 +24,7 @@ from benchmark.crosscheck.results import (
 )
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
+from benchmark.guard import get_ready
 from benchmark.loading import load_images, say_repeats
 from benchmark.locks import held
 from benchmark.progress import Progress
@@ -54,6 +55,7 @@ def crosscheck(
     about["libraries"] = dict(plan.versions)
     seed, defense = spec.seeds[0], spec.defenses[0]
     model, record = trained(defense, train_set, test_set, seed=seed, progress=progress)
+    get_ready(model, test_set, derive_seed(seed, spec.dataset, defense.name, "check"))
     about["model"] = {"key": record.key, "train_seconds": record.train_seconds}
 
     def seed_at(eps: float) -> int:
