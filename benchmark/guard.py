@@ -6,8 +6,9 @@ hands give numbers that mean nothing. Each is a
 :class:`~benchmark.errors.PluginError`, whose one line becomes the reason of the failed cells.
 
 What the harness asks anyway is checked on the way (:func:`labels`, :func:`check_batch`); forward is
-asked once more about the clean images before the first attack (:func:`check_answers`), which also finds
-in which form and memory layout the model answers; and a copy of the weights stands ready for the next attack should one be spoiled (:class:`Kept`).
+asked once more about the clean images before the first attack (:func:`check_answers`), which also
+finds in which form and memory layout the model answers; and a copy of the weights stands ready for
+the next attack should one be spoiled (:class:`Kept`).
 """
 
 import json

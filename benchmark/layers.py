@@ -12,8 +12,8 @@ STRIDED = {"conv4": (128, 256, 512, 1024), "conv6": (128, 256, 512, 1024, 2048, 
 """Channels of the stride-2 trunks in the OT-Classifier's published scripts."""
 
 SMALLEST = {"conv4": 2, "conv6": 64}
-"""Pixels a side that a stride-2 trunk needs. conv4 goes without the last layers where the images are
-too small to be halved four times; for conv6 there is conv4."""
+"""Pixels a side that a stride-2 trunk needs. conv4 goes without the last layers where the images
+are too small to be halved four times; for conv6 there is conv4."""
 
 ARCHITECTURES = (*STRIDED, *VGG)
 

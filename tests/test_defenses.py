@@ -194,7 +194,10 @@ def test_architectures_that_do_not_fit_are_refused():
         EncoderClassifier(MNIST.info, architecture="conv5", width=0.1)
     with pytest.raises(UsageError, match="vgg16 takes colour images"):
         EncoderClassifier(MNIST.info, architecture="vgg16", width=0.1)
-    with pytest.raises(UsageError, match="conv6 takes images of at least 64 pixels a side; those of cifar10 have 32x32"):
+    with pytest.raises(
+        UsageError,
+        match="conv6 takes images of at least 64 pixels a side; those of cifar10 have 32x32",
+    ):
         EncoderClassifier(CIFAR10.info, architecture="conv6", width=0.1)
 
 
