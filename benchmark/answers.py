@@ -74,8 +74,9 @@ def _kind(answers: Tensor) -> Kind:
     exact = answers.double()
     # A sum of rounded shares is off by no more than what rounds 1.
     rounding = torch.finfo(answers.dtype).eps if answers.is_floating_point() else 0.0
+    outside = torch.maximum(-exact, exact - 1).flatten()
     off = (exact.sum(1) - 1).abs()
-    inside = bool((exact >= 0).all() and (exact <= 1).all())
-    if not len(answers) or not inside or bool((off > max(SUM_TO_ONE, rounding)).any()):
+    if not len(answers) or (outside > rounding).any() or (off > max(SUM_TO_ONE, rounding)).any():
         return "logits"
-    return "labels" if bool(((exact == 0) | (exact == 1)).all()) else "probabilities"
+    # Of sharp probabilities the small ones tell the way, however small: labels have none.
+    return "labels" if int((exact != 0).sum()) == len(answers) else "probabilities"

@@ -47,7 +47,9 @@ def trained(
         log = _fitted(spec.name, about, defense, train_set, **settings)
     defense.eval()
     measuring = partial(_measures, defense, test_set, model_seed)
-    measures = in_layout(defense, test_set.device, measuring, progress.say)
+    measures = in_layout(
+        defense, test_set.device, measuring, lambda text: progress.say(f"{about}: {text}")
+    )
     return defense, ModelRecord(
         defense=spec.name,
         seed=seed,
