@@ -56,7 +56,11 @@ class Defense(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define fit(data, *, seed, progress)")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) in [0, 1] to raw logits (N, K), float32."""
+        """Map images (N, C, H, W) in [0, 1] to raw logits (N, K), float32.
+
+        Probabilities, one-hot labels and other dtypes are attacked as well, and the cells say how
+        (:mod:`benchmark.answers`).
+        """
         raise TypeError(f"{type(self).__name__} does not define forward(x)")
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from benchmark.code_points import put_codes
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.guard import Kept, check_answers, intact
-from benchmark.loading import load_images, say_repeats
+from benchmark.loading import load_images, say_classes, say_repeats
 from benchmark.locks import held
 from benchmark.pictures import PICTURES, encoded, pictured_eps
 from benchmark.plan import load_attack
@@ -83,6 +83,7 @@ def run(
     about = provenance(spec, train_set, test_set, command)
     folder.begin(about)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     with held(folder.path / ".lock", str(folder.path), progress):
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()

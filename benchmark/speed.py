@@ -32,7 +32,7 @@ from benchmark.errors import UsageError
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
 from benchmark.guard import get_ready
-from benchmark.loading import load_images, say_repeats
+from benchmark.loading import load_images, say_classes, say_repeats
 from benchmark.plan import load_attack
 from benchmark.progress import Advance, Progress
 from benchmark.provenance import provenance
@@ -131,6 +131,7 @@ def measure_speed(
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     models = {}
     for defense in spec.defenses:
         models[defense.name], record = trained(

@@ -223,8 +223,8 @@ def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
     taken = signature(cls).parameters
     attack = cls(**arguments, **{name: ours[name] for name in MANAGED if name in taken})
     y = _others(call) if name in AIMED else call.y
-    labels = [None if name in UNLABELLED else part for part in y.split(at_once)]
-    parts = zip(call.x.split(at_once), labels, strict=True)
+    labels = [None if name in UNLABELLED else part for part in torch.split(y, at_once)]
+    parts = zip(torch.split(call.x, at_once), labels, strict=True)
     with _geoda() if name == "GeoDA" else nullcontext():
         return torch.cat([generate(attack, call.view, *part) for part in parts])
 

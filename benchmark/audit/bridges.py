@@ -46,6 +46,10 @@ STEP = 0.05
 """The length of these steps, in standard deviations of what the module is given."""
 
 
+_UNHOOKED: type = torch.jit.RecursiveScriptModule  # type: ignore[attr-defined]
+"""A scripted module takes no hook: it is crossed as a part of what holds it."""
+
+
 @dataclass(frozen=True)
 class Bridge:
     """Where the identity stands: before ``entry``, behind ``exit``, and for ``broken`` modules.
@@ -96,8 +100,7 @@ def find_bridge(defense: Defense, x: Tensor) -> Bridge | None:
     handles = [
         handle
         for module in defense.modules()
-        # A scripted module takes no hook: it is crossed as a part of what holds it.
-        if module is not defense and not isinstance(module, torch.jit.RecursiveScriptModule)
+        if module is not defense and not isinstance(module, _UNHOOKED)
         for handle in (
             module.register_forward_pre_hook(trace.enter),
             module.register_forward_hook(trace.leave),

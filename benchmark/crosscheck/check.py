@@ -25,7 +25,7 @@ from benchmark.crosscheck.results import (
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
 from benchmark.guard import get_ready
-from benchmark.loading import load_images, say_repeats
+from benchmark.loading import load_images, say_classes, say_repeats
 from benchmark.locks import held
 from benchmark.progress import Progress
 from benchmark.provenance import provenance
@@ -52,6 +52,7 @@ def crosscheck(
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     about["libraries"] = dict(plan.versions)
     seed, defense = spec.seeds[0], spec.defenses[0]
     model, record = trained(defense, train_set, test_set, seed=seed, progress=progress)
