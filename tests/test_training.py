@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from toys import QUICK, TOY, Broken, Tiny, dataset, images
 
 from benchmark.datasets import DIGITS
