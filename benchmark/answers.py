@@ -4,7 +4,8 @@ The cache holds a model's ``state_dict``. What ``fit`` keeps anywhere else (a pl
 class, a module) is not in it, and a copy without it gives other numbers, or none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import first_line
 from benchmark.guard import Kept
+from benchmark.layout import in_layout
 from benchmark.seeding import seeded
 from benchmark.spec import derive_seed
 
@@ -39,11 +41,18 @@ Answers = dict[str, Any]
 """By method: a row of numbers for each image, or the words of what it raised; and the flags."""
 
 
-def answers(defense: Defense, data: ImageDataset, seed: int) -> Answers:
+def _silent(text: str) -> None:
+    """Tell nobody."""
+
+
+def answers(
+    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = _silent
+) -> Answers:
     """Return what ``defense``, in evaluation mode, says of the first images of ``data``.
 
     Asked are forward and whichever of :data:`METHODS` it defines itself, under one seed. What they
-    do to the model or the process is taken back.
+    do to the model or the process is taken back; but a model that does not bear its memory layout
+    gets another one, which ``say`` hears.
     """
     x = data.head(min(FEW, len(data))).x()
     found: Answers = {"flags": {name: getattr(defense, name, None) for name in FLAGS}}
@@ -54,7 +63,8 @@ def answers(defense: Defense, data: ImageDataset, seed: int) -> Answers:
         try:
             drawn = seeded(derive_seed(seed, "answers"), data.device)
             with contained(), torch.no_grad(), drawn:
-                said: Any = getattr(defense, name)(x.clone())
+                ask = partial(getattr(defense, name), x.clone())
+                said: Any = in_layout(defense, data.device, ask, say)
             if said is None:
                 continue
             if not isinstance(said, Tensor) or said.dim() == 0 or len(said) != len(x):

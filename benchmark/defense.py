@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from benchmark.answer_form import LOGITS, AnswerForm
 from benchmark.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Defense(nn.Module):
     their bytes enter its key in the cache. A property or a class method may give them, too. A
     relative path is looked up in the working directory, as ``open`` does."""
 
+    answer_form: AnswerForm = LOGITS
+    """In which form :meth:`forward` answers; the harness asks the trained model and sets it."""
+
     latent_dim: int | None = None
     """The number of latents that :meth:`generate` takes; None without a generator."""
 
@@ -57,7 +61,11 @@ class Defense(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define fit(data, *, seed, progress)")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) in [0, 1] to raw logits (N, K), float32."""
+        """Map images (N, C, H, W) in [0, 1] to raw logits (N, K), float32.
+
+        Probabilities, one-hot labels and other dtypes are attacked as well, and the cells say how
+        (:mod:`benchmark.answers`).
+        """
         raise TypeError(f"{type(self).__name__} does not define forward(x)")
 
     @torch.no_grad()

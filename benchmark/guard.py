@@ -1,28 +1,33 @@
 """What cannot be measured: a model that breaks its interface, or does not stay what it was.
 
 A defense may be weak, and an attack may find nothing: that is measured. But logits that are no
-numbers, probabilities in their place, weights that change from one pass to the next or images that
-are changed under the judge's hands give numbers that mean nothing. Each is a
+numbers, weights that change from one pass to the next or images that are changed under the judge's
+hands give numbers that mean nothing. Each is a
 :class:`~benchmark.errors.PluginError`, whose one line becomes the reason of the failed cells.
 
 What the harness asks anyway is checked on the way (:func:`labels`, :func:`check_batch`); forward is
-asked once more about the clean images before the first attack (:func:`check_answers`); and a copy
-of the weights stands ready for the next attack should one be spoiled (:class:`Kept`).
+asked once more about the clean images before the first attack (:func:`check_answers`), which also
+finds in which form and memory layout the model answers; and a copy of the weights stands ready for
+the next attack should one be spoiled (:class:`Kept`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.ambient import changed_settings, seeded_by, settings_now
+from benchmark.answer_form import form_of
 from benchmark.batches import Batches
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import PluginError
+from benchmark.layout import differentiate, in_layout
 from benchmark.seeding import seeded
 from benchmark.training import TrainingLog
 from benchmark.view import AttackView
@@ -32,9 +37,6 @@ BATCH_SIZE = 256
 
 FEW = 2
 """So many images tell whether a forward pass seeds the global generators."""
-
-SUM_TO_ONE = 1e-4
-"""How near to 1 the rows of probabilities sum in float32; raw logits do so by no accident."""
 
 TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 """Where a torch module keeps what it consists of."""
@@ -129,10 +131,26 @@ def intact(data: ImageDataset) -> bool:
     return data.select(slice(None)).checksum == data.checksum
 
 
-def check_answers(defense: Defense, data: ImageDataset, seed: int) -> None:
+def get_ready(defense: Defense, data: ImageDataset, seed: int) -> None:
+    """Find how ``defense`` answers, as :func:`check_answers` does, and leave its faults to others.
+
+    For whoever attacks a model that a run has checked already, or that no run checks.
+    """
+    with suppress(Exception):
+        check_answers(defense, data.head(min(BATCH_SIZE, len(data))), seed)
+
+
+def _silent(text: str) -> None:
+    """Tell nobody."""
+
+
+def check_answers(
+    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = _silent
+) -> None:
     """Ask a trained ``defense`` about clean images before anybody attacks it.
 
-    PluginError if what forward or predict returns is not what
+    Sets its ``answer_form``, and its memory layout where it does not bear the one it has; ``say``
+    hears of both. PluginError if what forward or predict returns is not what
     :class:`~benchmark.defense.Defense` says, or if asking changes the model, the images or the
     process. The global random state, seeded with ``seed``, is as before afterwards.
     """
@@ -156,10 +174,12 @@ def check_answers(defense: Defense, data: ImageDataset, seed: int) -> None:
         for grad in (False, True):
             with torch.set_grad_enabled(grad), seeded(seed, device):
                 before = settings_now()
-                parts = Batches(BATCH_SIZE).each(rows if not grad else rows[:FEW], ask)
+                some = rows[:FEW] if grad else rows
+                asking = partial(Batches(BATCH_SIZE).each, some, ask)
+                parts = in_layout(defense, device, asking, say)
                 kept.check("forward", before)
             if not grad:
-                _check_raw(torch.cat(parts))
+                answers = torch.cat(parts)
         before = settings_now()
         with seeded(seed, device):
             predict(rows[:FEW])
@@ -169,6 +189,13 @@ def check_answers(defense: Defense, data: ImageDataset, seed: int) -> None:
                 f"forward seeds the global generator of {seeds}, so that every draw after it is the"
                 " same; it must draw without seeding"
             )
+        slope = False
+        with suppress(Exception), seeded(seed, device):  # what it raises, an attack will meet
+            few = data.x(rows[:FEW])
+            slope = in_layout(defense, device, lambda: differentiate(defense, few), say)
+        defense.answer_form = form_of(answers, slope)
+        if defense.answer_form.note:
+            say(defense.answer_form.note)
     finally:
         kept.restore()
 
@@ -179,25 +206,13 @@ def _check_logits(logits: Any, n: int, n_classes: int) -> None:
             f"forward returned {_kind(logits)} for {n} images; it must return logits of shape"
             f" ({n}, {n_classes})"
         )
-    if logits.dtype != torch.float32:
-        raise PluginError(
-            f"forward returned {logits.dtype} logits; it must return float32 (logits.float())"
-        )
+    if logits.is_complex():
+        raise PluginError(f"forward returned {logits.dtype} logits; they must be real numbers")
     sound = logits.isfinite().all(1)
     if not sound.all():
         raise PluginError(
             "forward returned logits that are not finite (NaN or infinite) for"
             f" {int((~sound).sum())} of {n} clean images"
-        )
-
-
-def _check_raw(logits: Tensor) -> None:
-    """Refuse probabilities, behind which a loss on logits would be taken twice over."""
-    inside = bool((logits >= 0).all() and (logits <= 1).all())
-    if len(logits) and inside and bool(((logits.sum(1) - 1).abs() <= SUM_TO_ONE).all()):
-        raise PluginError(
-            f"forward returned probabilities (in [0, 1], summing to 1) for all {len(logits)} clean"
-            " images; it must return logits, for example the probabilities' logarithm"
         )
 
 
@@ -227,8 +242,10 @@ class Kept:
             defense,
             modes(defense),
             [
-                (module, module.training, {name: dict(getattr(module, name)) for name in TABLES})
+                (module, module.training, {name: dict(getattr(module, name)) for name in tables})
                 for module in defense.modules()
+                # A scripted module keeps its tables where Python cannot change them.
+                for tables in [() if isinstance(module, torch.jit.ScriptModule) else TABLES]
             ],
             {
                 name: (tensor, tensor.detach().clone(), tensor.requires_grad)

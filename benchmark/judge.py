@@ -58,7 +58,8 @@ def admit(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> tuple[Tensor, list
         raise PluginError(
             f"the attack returned {kind}; it must return images in [0, 1] as a float32 tensor"
         )
-    x_adv = x_adv.detach().to(x)  # a library may compute in float64, or on the CPU
+    # A library may compute in float64, on the CPU or in another memory layout.
+    x_adv = x_adv.detach().to(x).contiguous()
     if x_adv.shape != x.shape:
         raise PluginError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
     broken = ~torch.isfinite(x_adv).flatten(1).all(1)

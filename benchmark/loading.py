@@ -38,6 +38,11 @@ def load_images(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, Ima
     not do.
     """
     source = open_source(spec.dataset)
+    if source.info.n_classes < 2:
+        raise UsageError(
+            f"{spec.dataset} has {source.info.n_classes} class: an attack needs two classes or"
+            " more, since without another one no image can be turned"
+        )
     for attack in spec.attacks:
         check_reach(attack.threat.eps, attack.threat.norm, source.info.shape)
     train_set = source.load("train", n=spec.n_train, data_dir=data_dir, device=spec.device)
@@ -52,6 +57,20 @@ def load_present(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, Im
     if not (given or source.embedded or is_downloaded(spec.dataset)):
         raise UsageError(f"{spec.dataset}: no images here; name their folder with --data-dir")
     return load_images(spec, data_dir)
+
+
+def say_classes(test_set: ImageDataset, spec: RunSpec, progress: Progress) -> None:
+    """Tell the user of test images of a single class: a model that knows no other is right."""
+    for n in sorted({attack.n for attack in spec.attacks} | {spec.n_test}):
+        labels = sorted(set(test_set.labels[:n].tolist()))
+        if len(labels) == 1:
+            name = test_set.info.class_names[labels[0]]
+            are = "image attacked is" if n == 1 else "images attacked are all"
+            progress.say(
+                f"{spec.dataset}: the {n} test {are} of one class ({name}): a model that always"
+                " answers so has accuracy 1 under any attack"
+            )
+            return
 
 
 def say_repeats(about: Mapping[str, Any], spec: RunSpec, progress: Progress) -> None:

@@ -26,7 +26,7 @@ from benchmark.defense import Defense
 from benchmark.errors import UsageError
 from benchmark.freshness import standing
 from benchmark.guard import Kept, check_answers, intact
-from benchmark.loading import load_images, load_present, say_repeats
+from benchmark.loading import load_images, load_present, say_classes, say_repeats
 from benchmark.locks import held
 from benchmark.origin import another
 from benchmark.pictures import PICTURES, encoded, pictured_eps
@@ -92,6 +92,7 @@ def run(
     about = provenance(spec, train_set, test_set, command)
     folder.begin(about)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     with held(folder.path / ".lock", str(folder.path), progress):
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()
@@ -188,7 +189,8 @@ class _Row:
         def check() -> Kept:
             images = test_set.head(max((a.n for a in work.attacks), default=1))
             parts = (images.info.name, self.defense.seed_name, "check")
-            check_answers(model, images, derive_seed(self.seed, *parts))
+            seed = derive_seed(self.seed, *parts)
+            check_answers(model, images, seed, lambda text: self.progress.say(f"{name}: {text}"))
             return Kept.of(model)
 
         kept = self._tried("check", work, check)

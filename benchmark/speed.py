@@ -31,7 +31,8 @@ from benchmark.defense import Defense
 from benchmark.errors import options_named
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
-from benchmark.loading import load_images, say_repeats
+from benchmark.guard import get_ready
+from benchmark.loading import load_images, say_classes, say_repeats
 from benchmark.plan import load_attack
 from benchmark.progress import Advance, Progress
 from benchmark.provenance import provenance
@@ -128,11 +129,13 @@ def measure_speed(
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     models = {}
     for defense in spec.defenses:
         models[defense.name], record = trained(
             defense, train_set, test_set, seed=SEED, progress=progress
         )
+        get_ready(models[defense.name], test_set, SEED)
         about.setdefault("models", {})[defense.name] = record.key
     watch = Stopwatch(test_set.device)
     found = [

@@ -378,6 +378,8 @@ class _Search:
             lines.append(
                 f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
             )
+        if self.defense.answer_form.note:
+            lines.append(self.defense.answer_form.note)
         if self.batches.halved:
             lines.append(f"memory ran out: batches of {self.batches.size} images from there on")
         self.notes.clear()

@@ -199,7 +199,9 @@ class AttackView(nn.Module):
         return self._counted(self._looked_at(x, answer), passes=2)
 
     def _looked_at(self, x: Tensor, answer: Tensor) -> Tensor:
-        """Count what is no number, unless a coarser ``dtype`` or the image may be the reason."""
+        """Return an answer as logits; count what is no number, unless a coarser ``dtype`` or the
+        image may be the reason."""
+        answer = self.defense.answer_form.logits(answer, x)
         self._queries += 1
         if self.dtype != torch.float32 or self._queries % LOOK.get(x.device.type, 1):
             return answer

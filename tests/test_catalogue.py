@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toys import Function, Linear, pixels
 
+from benchmark.attack import BudgetAttack
 from benchmark.attacks.cw import CarliniWagner
 from benchmark.attacks.pgd import PGD, PGDL2
 from benchmark.norms import distance, random_start
 from benchmark.registry import LIBRARIES
 from benchmark.seeding import generator, seeded
+from benchmark.splits import DatasetInfo
 from benchmark.view import attack_view
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "attack-libraries.md").read_text("utf-8")
@@ -434,3 +437,89 @@ def test_a_step_by_name_keeps_its_proportion():
         for settings, moved in (({"steps": 1}, 0.25), ({"steps": 1, "alpha": 0.01}, 0.1)):
             found = adapter(**settings).run(view, x, ZERO, eps=0.1, generator=generator(0))
             assert found.item() == pytest.approx(0.5 + moved * 0.1)
+
+
+class Watched:
+    """What the art adapter gives to the library: the calls of generate, which attacks nothing."""
+
+    def __init__(self, monkeypatch, name):
+        from benchmark.attacks import art
+
+        self.x = torch.rand(3, 3, 8, 8, generator=generator(1))
+        self.y = torch.tensor([0, 1, 2])
+        self.answers, self.calls = [], []
+
+        def generate(attack, view, x, y):
+            self.answers.append(torch.as_tensor(attack.estimator.predict(x.numpy())))
+            self.calls.append((x, y))
+            return x
+
+        monkeypatch.setattr(art, "generate", generate)
+        with seeded(0):
+            model = Function(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+        model.info = DatasetInfo("own", (3, 8, 8), 4, tuple("abcd"), augment=False)
+        attack = LIBRARIES.load("art").attack(name)()
+        with seeded(0), attack_view(model, 3) as view:
+            budget = {"eps": 0.1} if isinstance(attack, BudgetAttack) else {}
+            attack.run(view, self.x, self.y, generator=generator(0), **budget)
+
+
+@holds("adapter-layout")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_libraries_are_given_memory_in_one_piece(dtype):
+    from benchmark.attacks.peers import Served
+
+    with seeded(0):
+        model = Function(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 6), nn.Flatten())
+        )
+    model.to(memory_format=torch.channels_last)
+    x = torch.rand(2, 3, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    given = []
+    model.logits.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with attack_view(model, 2) as view:
+        plain = torch.autograd.grad(view(x.float()).sum(), x, retain_graph=True)[0]
+        served = Served(view)(x)
+        (gradient,) = torch.autograd.grad(served.sum(), x)
+    assert not plain.is_contiguous()
+    assert gradient.is_contiguous()
+    assert torch.equal(gradient, plain)
+    assert served.dtype == given[-1].dtype == torch.float32
+    assert given[-1].is_contiguous()
+
+
+@holds("adapter-art-probabilities")
+def test_art_attacks_that_compute_with_probabilities_are_given_them(monkeypatch):
+    for name in ("NewtonFool", "SimBA", "VirtualAdversarialMethod"):
+        for answers in Watched(monkeypatch, name).answers:
+            assert torch.allclose(answers.sum(1), torch.ones(len(answers)))
+    (logits,) = Watched(monkeypatch, "HopSkipJump").answers
+    assert not torch.allclose(logits.sum(1), torch.ones(3))
+
+
+@holds("adapter-art-single")
+def test_art_attacks_that_take_one_image_are_given_one(monkeypatch):
+    for name, sizes in {
+        "ShadowAttack": [1, 1, 1],
+        "SimBA": [1, 1, 1],
+        "ZooAttack": [1, 1, 1],
+    }.items():
+        watched = Watched(monkeypatch, name)
+        assert [len(x) for x, _ in watched.calls] == sizes
+        if name != "ShadowAttack":
+            assert torch.equal(torch.cat([y for _, y in watched.calls]), watched.y)
+    assert [len(x) for x, _ in Watched(monkeypatch, "HopSkipJump").calls] == [3]
+
+
+@holds("adapter-art-aimed")
+def test_art_attacks_that_are_always_targeted_aim_at_another_class(monkeypatch):
+    for name in ("SaliencyMapMethod", "TargetedUniversalPerturbation"):
+        watched = Watched(monkeypatch, name)
+        ((_, aims),) = watched.calls
+        assert (aims != watched.y).all()
+        assert ((aims >= 0) & (aims < 4)).all()
+    # ShadowAttack takes any label for a target: with the true one it would protect the image.
+    assert [y for _, y in Watched(monkeypatch, "ShadowAttack").calls] == [None] * 3
+    ((_, y),) = Watched(monkeypatch, "DeepFool").calls
+    assert y.tolist() == [0, 1, 2]

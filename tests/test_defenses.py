@@ -8,14 +8,24 @@ from toys import images
 
 from baselines.madry import Madry
 from baselines.undefended import Undefended
+from benchmark.attacks.pgd import PGD
 from benchmark.codes import distance_from_prior
-from benchmark.datasets import CIFAR10, DIGITS, FASHION_MNIST, MNIST, STL10, TINY_IMAGENET
+from benchmark.datasets import (
+    CIFAR10,
+    DIGITS,
+    FASHION_MNIST,
+    MNIST,
+    STL10,
+    TINY_IMAGENET,
+    DatasetInfo,
+)
 from benchmark.errors import UsageError
 from benchmark.losses import margin
 from benchmark.plan import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
-from benchmark.seeding import seeded
+from benchmark.seeding import generator, seeded
+from benchmark.testing.common import tiny_dataset
 from benchmark.training import TrainingSettings
 from benchmark.view import attack_view, clamps_input
 from defenses.e_cla import EncoderClassifier
@@ -184,8 +194,67 @@ def test_architectures_that_do_not_fit_are_refused():
         EncoderClassifier(MNIST.info, architecture="conv5", width=0.1)
     with pytest.raises(UsageError, match="vgg16 takes colour images"):
         EncoderClassifier(MNIST.info, architecture="vgg16", width=0.1)
-    with pytest.raises(UsageError, match="conv6 takes square images of 64 or 96 pixels"):
+    with pytest.raises(
+        UsageError,
+        match="conv6 takes images of at least 64 pixels a side; those of cifar10 have 32x32",
+    ):
         EncoderClassifier(CIFAR10.info, architecture="conv6", width=0.1)
+
+
+def own(*shape):
+    """Describe images of somebody's own: three classes."""
+    return DatasetInfo("own", shape, 3, ("a", "b", "c"), augment=shape[0] == 3)
+
+
+SHORTEST = TrainingSettings(epochs=1, batch_size=6, holdout=0, adversary_steps=1)
+OWN_SIZES = {
+    "grey-8": (1, 8, 8),
+    "grey-16": (1, 16, 16),
+    "grey-32": (1, 32, 32),
+    "grey-24x40": (1, 24, 40),
+    "grey-64": (1, 64, 64),
+    "colour-8": (3, 8, 8),
+    "colour-16": (3, 16, 16),
+    "colour-28": (3, 28, 28),
+    "colour-24x40": (3, 24, 40),
+}
+GAN = {"latent_dim": 4, "gan_epochs": 1, "gan_batch_size": 6, "rec_steps": 2, "rec_restarts": 2}
+
+
+@pytest.mark.parametrize("shape", OWN_SIZES.values(), ids=OWN_SIZES)
+@pytest.mark.parametrize("name", [*OURS, "rse", "defense-gan"])
+def test_own_sizes_are_trained_and_attacked_or_refused_in_one_line(name, shape):
+    data = tiny_dataset(own(*shape), n=12)
+    options = {"training": SHORTEST, **(GAN if name == "defense-gan" else {})}
+    if name == "defense-gan" and shape[1] != shape[2]:
+        with pytest.raises(UsageError, match="the GAN takes square images; those of own are 24x40"):
+            build(name, data.info, **options)
+        return
+    model = build(name, data.info, **options).to(memory_format=torch.channels_last)
+    model.fit(data, seed=0, progress=Progress())
+    x, y = data.x(slice(4)), data.labels[:4]
+    with seeded(0), attack_view(model, 4, bpda=not model.differentiable) as view:
+        found = PGD(steps=2).run(view, x, y, eps=0.1, generator=generator(0))
+    assert found.shape == x.shape
+    assert not torch.equal(found, x)
+    assert model.predict(found).shape == (4,)
+
+
+def test_layers_that_do_not_fit_small_images_are_left_out():
+    grey = [EncoderClassifier(own(1, side, side), width=1.0).encoder[0] for side in (8, 16, 32)]
+    assert [channels(convolutions) for convolutions in grey] == [
+        [128, 256, 512],
+        [128, 256, 512, 1024],
+        [128, 256, 512, 1024],
+    ]
+    assert [len(layers(convolutions, nn.AdaptiveAvgPool2d)) for convolutions in grey] == [0, 0, 1]
+    assert len(layers(Undefended(own(3, 8, 8), width=0.04), nn.MaxPool2d)) == 3
+    assert len(layers(Undefended(CIFAR10.info, width=0.04), nn.MaxPool2d)) == 5
+
+
+def test_a_pixel_a_side_is_too_little():
+    with pytest.raises(UsageError, match="conv4 takes images of at least 2 pixels a side"):
+        Undefended(own(1, 1, 40))
 
 
 # --- pretraining

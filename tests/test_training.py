@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from toys import QUICK, TOY, Broken, Tiny, dataset, images
 
 from benchmark.datasets import DIGITS
@@ -267,3 +268,16 @@ def test_augmentation_is_for_datasets_that_ask_for_it():
     never, augmented, switched_off = (x.sum(0) for x in seen)
     assert torch.allclose(never, switched_off, atol=1e-4)  # in another order
     assert not torch.allclose(never, augmented, atol=1e-2)
+
+
+def test_a_model_without_a_gradient_is_trained_without_its_accuracy_under_attack():
+    class Labels(Tiny):
+        def forward(self, x):
+            return nn.functional.one_hot(super().forward(x).argmax(1), self.info.n_classes).float()
+
+        def loss(self, x, y):
+            return nn.functional.cross_entropy(self.net(x), y)
+
+    _, log = trained(cls=Labels)
+    assert "clean_accuracy" in log.epochs[-1]
+    assert "adversarial_accuracy" not in log.epochs[-1]

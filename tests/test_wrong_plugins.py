@@ -15,6 +15,7 @@ from wrong_plugins import Brightness
 
 from baselines.rse import Noise
 from benchmark import runner
+from benchmark.audit.tables import read_audit
 from benchmark.datasets import DIGITS
 from benchmark.errors import PluginError, UsageError
 from benchmark.guard import Kept, check_answers
@@ -48,12 +49,10 @@ DEFENSES = {
     "WarnsAsAnError": "check failed: DeprecationWarning: old",
     "WrongShape": "check failed: forward returned torch.float32 of shape (20, 9) for 20 images",
     "NoTensor": "check failed: forward returned a list for 20 images",
-    "Half": "check failed: forward returned torch.float16 logits; it must return float32",
-    "Double": "check failed: forward returned torch.float64 logits; it must return float32",
+    "Complex": "check failed: forward returned torch.complex64 logits; they must be real numbers",
     "NotANumber": "check failed: forward returned logits that are not finite (NaN or infinite)"
     " for 1 of 20 clean images",
     "Infinite": "check failed: forward returned logits that are not finite",
-    "Probabilities": "check failed: forward returned probabilities",
     "FloatLabels": "check failed: predict returned torch.float32 of shape (2,)",
     "LabelsOfItsOwn": "check failed: predict returned labels from 1",
     "TooFewLabels": "check failed: predict returned torch.int64 of shape (1,) for 2 images",
@@ -69,6 +68,15 @@ DEFENSES = {
     "Seeds": "check failed: forward seeds the global generator of torch",
     "SeedsOthers": "check failed: forward seeds the global generator of numpy.random, random",
     "HangsInForward": "training failed: took longer than 0.01 s (--time-limit)",
+}
+
+OTHER_FORMS = {
+    "Half": "forward returns float16: attacked in float32",
+    "Coarse": "forward returns bfloat16: attacked in float32",
+    "Double": "forward returns float64: attacked in float32",
+    "Probabilities": "forward returns probabilities: attacked through their logarithm",
+    "OneHot": "forward returns one-hot labels: there is no gradient to follow",
+    "StraightThrough": "forward returns one-hot labels: attacked through the gradient they pass",
 }
 
 UNDER_ATTACK = {
@@ -155,7 +163,7 @@ def ambient() -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def by_defense(tmp_path_factory, untouched):  # after it, which imports what it needs
-    names = [*DEFENSES, *UNDER_ATTACK, "LeavesTheFolder"]
+    names = [*DEFENSES, *UNDER_ATTACK, *OTHER_FORMS, "LeavesTheFolder"]
     wrong = tuple(DefenseSpec(f"wrong_plugins:{name}") for name in names)
     before = ambient()
     result = go(replace(SPEC, defenses=(*wrong, TINY)), tmp_path_factory.mktemp("defenses"))
@@ -183,11 +191,21 @@ def test_a_defense_that_breaks_under_attack_fails_there(by_defense, name):
     assert failed["reason"].str.startswith(UNDER_ATTACK[name]).all()
 
 
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_answers_in_another_form_are_attacked_and_the_cells_say_so(by_defense, name):
+    cells = own(by_defense.cells, defense=f"wrong_plugins:{name}")
+    assert set(cells["status"]) == {"ok"}
+    assert cells["reason"].str.contains(OTHER_FORMS[name], regex=False).all()
+    audit = read_audit(by_defense.path)
+    assert f"wrong_plugins:{name}" in set(audit.verdicts["defense"])
+
+
 def test_no_wrong_defense_changes_an_honest_cell(by_defense, untouched):
     honest = own(by_defense.cells, defense="toys:Tiny")
     pd.testing.assert_frame_equal(honest, untouched)
     assert set(by_defense.cells["defense"]) - {"toys:Tiny"} == {
-        f"wrong_plugins:{name}" for name in (*DEFENSES, *UNDER_ATTACK, "LeavesTheFolder")
+        f"wrong_plugins:{name}"
+        for name in (*DEFENSES, *UNDER_ATTACK, *OTHER_FORMS, "LeavesTheFolder")
     }
 
 

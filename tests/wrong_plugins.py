@@ -172,16 +172,6 @@ class NoTensor(Brightness):
         return super().forward(x).tolist()
 
 
-class Half(Brightness):
-    def forward(self, x):
-        return super().forward(x).half()
-
-
-class Double(Brightness):
-    def forward(self, x):
-        return super().forward(x).double()
-
-
 class NotANumber(Brightness):
     def forward(self, x):
         logits = super().forward(x)
@@ -191,11 +181,6 @@ class NotANumber(Brightness):
 class Infinite(Brightness):
     def forward(self, x):
         return super().forward(x) / 0
-
-
-class Probabilities(Brightness):
-    def forward(self, x):
-        return super().forward(x).softmax(1)
 
 
 class FloatLabels(Brightness):
@@ -428,3 +413,43 @@ class HangsForAllEps(MinimalAttack):
 class RaisesWhenBuilt(Nothing):
     def __post_init__(self):
         raise RuntimeError("no such device")
+
+
+# --- defenses that answer in another form than float32 logits: attacked as they answer
+
+
+class Half(Brightness):
+    def forward(self, x):
+        return super().forward(x).half()
+
+
+class Coarse(Brightness):
+    def forward(self, x):
+        return super().forward(x).bfloat16()
+
+
+class Double(Brightness):
+    def forward(self, x):
+        return super().forward(x).double()
+
+
+class Probabilities(Brightness):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class OneHot(Brightness):
+    def forward(self, x):
+        return nn.functional.one_hot(super().forward(x).argmax(1), self.info.n_classes)
+
+
+class StraightThrough(Brightness):
+    def forward(self, x):
+        soft = super().forward(x).softmax(1)
+        hard = nn.functional.one_hot(soft.argmax(1), self.info.n_classes)
+        return hard + soft - soft.detach()
+
+
+class Complex(Brightness):
+    def forward(self, x):
+        return super().forward(x) + 0j

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmark.attacks.peers import PeerCW, PeerPGD
+from benchmark.attacks.peers import PeerCW, PeerPGD, Served
 from benchmark.libraries import AttackLibrary
 from benchmark.view import AttackView
 
@@ -48,7 +48,7 @@ class PGD(PeerPGD):
         from adv_lib.attacks import pgd_linf
 
         found: Tensor = pgd_linf(
-            model=view,
+            model=Served(view),
             inputs=x,
             labels=y,
             ε=eps,
@@ -81,7 +81,7 @@ class CW(PeerCW):
         from adv_lib.attacks import carlini_wagner_l2
 
         found: Tensor = carlini_wagner_l2(
-            model=view,
+            model=Served(view),
             inputs=x,
             labels=y,
             targeted=self.targeted,

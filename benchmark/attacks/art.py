@@ -4,11 +4,15 @@ ART works on NumPy arrays of float32. Every hyper-parameter is set here; docs/at
 lists how its attacks differ from others.
 """
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,20 +20,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attack import Attack
-from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, adapt
-from benchmark.errors import unknown_name
+from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, Served, adapt
+from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.view import AttackView
 
 NORMS: Mapping[str, Any] = {"linf": np.inf, "l2": 2}
 
 
-def classifier(view: AttackView, x: Tensor) -> Any:
-    """Return ART's estimator around ``view`` for images like ``x`` (N, C, H, W)."""
+def classifier(view: AttackView, x: Tensor, *, probabilities: bool = False) -> Any:
+    """Return ART's estimator around ``view`` for images like ``x`` (N, C, H, W).
+
+    It answers in logits, or in ``probabilities`` for an attack that needs them.
+    """
     from art.estimators.classification import PyTorchClassifier
 
+    served = Served(view)
     return PyTorchClassifier(
-        model=view,
+        model=nn.Sequential(served, nn.Softmax(1)).eval() if probabilities else served,
         # The sum: dividing by the batch size could underflow the gradient of a confident image.
         loss=nn.CrossEntropyLoss(reduction="sum"),
         input_shape=tuple(x.shape[1:]),
@@ -44,9 +52,11 @@ def classifier(view: AttackView, x: Tensor) -> Any:
     )
 
 
-def generate(attack: Any, view: AttackView, x: Tensor, y: Tensor) -> Tensor:
-    """Run an ART attack on ``x`` with labels ``y`` (N,), both brought to NumPy and back."""
-    one_hot = F.one_hot(y, view.defense.info.n_classes).cpu().numpy().astype(np.float32)
+def generate(attack: Any, view: AttackView, x: Tensor, y: Tensor | None) -> Tensor:
+    """Run an ART attack on ``x``, brought to NumPy and back, with labels ``y`` (N,), if any."""
+    one_hot = None
+    if y is not None:
+        one_hot = F.one_hot(y, view.defense.info.n_classes).cpu().numpy().astype(np.float32)
     found = attack.generate(x=x.detach().cpu().numpy().copy(), y=one_hot)
     return torch.as_tensor(np.asarray(found), device=x.device)
 
@@ -139,20 +149,104 @@ class CW(PeerCW):
 
 MANAGED = ("estimator", "classifier", "batch_size", "verbose", "targeted", "summary_writer")
 
+PROBABILITIES = ("NewtonFool", "SimBA", "VirtualAdversarialMethod")
+"""Attacks that compute with probabilities; the others take logits."""
+
+ONE_BY_ONE = ("ShadowAttack", "SimBA", "ZooAttack")
+"""Attacks that take a single image at a time, or mix images up where they take several."""
+
+AIMED = ("SaliencyMapMethod", "TargetedUniversalPerturbation")
+"""Attacks that are always targeted: each image is given a random wrong class to aim at."""
+
+UNLABELLED = ("ShadowAttack",)
+"""Attacks that take any label for a target: without one they leave the class that the model sees,
+which of an attacked image is the right one."""
+
+MEASURED: Mapping[str, str] = {"VirtualAdversarialMethod": "l2"}
+"""The norm that an attack without a word for it searches in, where its name does not tell."""
+
+_DETECTOR = "it attacks an object detector, not a classifier of images"
+_GUIDE = "it imitates a guide image, and the harness has none to give"
+_PATCH = "it makes a patch or a texture, not an image near the given one"
+_SPEECH = "it attacks speech recognition"
+_TENSORFLOW = "it needs a model of TensorFlow"
+
+UNABLE: Mapping[str, str] = {
+    "AdversarialPatch": _PATCH,
+    "AdversarialPatchNumpy": _PATCH,
+    "AdversarialPatchPyTorch": _PATCH,
+    "AdversarialPatchTensorFlowV2": _TENSORFLOW,
+    "AdversarialTexturePyTorch": _PATCH,
+    "CarliniWagnerASR": _SPEECH,
+    "DPatch": _DETECTOR,
+    "DecisionTreeAttack": "it attacks decision trees of scikit-learn",
+    "FeatureAdversariesNumpy": _GUIDE,
+    "FeatureAdversariesPyTorch": _GUIDE,
+    "FeatureAdversariesTensorFlowV2": _TENSORFLOW,
+    "FrameSaliencyAttack": "it attacks video, frame by frame",
+    "GRAPHITEBlackbox": "it makes a sticker for a physical object, seen from many sides",
+    "GRAPHITEWhiteboxPyTorch": "it makes a sticker for a physical object, seen from many sides",
+    "HighConfidenceLowUncertainty": "it attacks Gaussian processes of GPy",
+    "ImperceptibleASR": _SPEECH,
+    "ImperceptibleASRPyTorch": _SPEECH,
+    "LaserAttack": "it needs a generator of laser beams, a Python object",
+    "LowProFool": "it attacks tabular data",
+    "MalwareGDTensorFlow": "it attacks a classifier of malware",
+    "OverTheAirFlickeringPyTorch": "it attacks video",
+    "OverloadPyTorch": _DETECTOR,
+    "ProjectedGradientDescentTensorFlowV2": _TENSORFLOW,
+    "RobustDPatch": _DETECTOR,
+    "SNAL": _DETECTOR,
+}
+"""Attacks that nothing in this harness can run, and why."""
+
+PACKAGES: Mapping[str, str] = {
+    "AutoAttack": "multiprocess",
+    "CompositeAdversarialAttackPyTorch": "kornia",
+    "ThresholdAttack": "cma",
+}
+"""Attacks that need a package that ART does not install."""
+
 
 def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
-    estimator = classifier(call.view, call.x)
+    name = cls.__name__
+    estimator = classifier(call.view, call.x, probabilities=name in PROBABILITIES)
+    at_once = 1 if name in ONE_BY_ONE else len(call.x)
     ours = {
         "estimator": estimator,
         "classifier": estimator,
-        "batch_size": len(call.x),
+        "batch_size": at_once,
         "verbose": False,
         "targeted": False,
         "summary_writer": False,
     }
     taken = signature(cls).parameters
     attack = cls(**arguments, **{name: ours[name] for name in MANAGED if name in taken})
-    return generate(attack, call.view, call.x, call.y)
+    y = _others(call) if name in AIMED else call.y
+    labels = [None if name in UNLABELLED else part for part in torch.split(y, at_once)]
+    parts = zip(torch.split(call.x, at_once), labels, strict=True)
+    with _geoda() if name == "GeoDA" else nullcontext():
+        return torch.cat([generate(attack, call.view, *part) for part in parts])
+
+
+@contextmanager
+def _geoda() -> Iterator[None]:
+    """Give GeoDA what it needs: NumPy's old name for a matrix, and a folder for its files."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        chdir(folder),  # it writes a basis where it stands, and reads what lies there
+        patch.object(np, "mat", np.asmatrix, create=True),
+    ):
+        yield
+
+
+def _others(call: Call) -> Tensor:
+    """Return a random class (N,) for each image that is not its own."""
+    n_classes = call.view.defense.info.n_classes
+    draw = {"generator": call.generator, "device": call.generator.device}
+    shift = torch.randint(1, n_classes, call.y.shape, **draw)  # type: ignore[call-overload]
+    other: Tensor = (call.y + shift.to(call.y)) % n_classes
+    return other
 
 
 @cache
@@ -170,18 +264,26 @@ def classes() -> Mapping[str, type]:
 
 @cache
 def named(name: str) -> type[Attack]:
-    """Return an adapter for ART's evasion attack class ``name``.
+    """Return an adapter for ART's evasion attack class ``name``; UsageError if it cannot run here.
 
     Judged in the class's own ``norm``; without one in l2 if it is minimal or says L2, else linf.
     """
     known = classes()
     if name not in known:
-        raise unknown_name("attack of art", name, known)
+        raise unknown_name("attack of art", name, [key for key in known if key not in UNABLE])
+    if name in UNABLE:
+        raise UsageError(f"art:{name} cannot run here: {UNABLE[name]}")
+    package = PACKAGES.get(name)
+    if package and find_spec(package) is None:
+        raise UsageError(
+            f"art:{name} needs the package {package}, which ART does not install:"
+            f" pip install {package}"
+        )
     cls = known[name]
     minimal = "eps" not in signature(cls).parameters
     l2 = "linf" not in name.lower() and (minimal or "l2" in name.lower())
     naming = Naming("art", MANAGED, NORMS, "eps_step", _run)
-    return adapt(naming, cls, "l2" if l2 else "linf")
+    return adapt(naming, cls, MEASURED.get(name, "l2" if l2 else "linf"))
 
 
 LIBRARY = AttackLibrary(

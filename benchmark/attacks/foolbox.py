@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmark.attacks.peers import PeerCW, PeerPGD
+from benchmark.attacks.peers import PeerCW, PeerPGD, Served
 from benchmark.libraries import AttackLibrary
 from benchmark.norms import random_start
 from benchmark.view import AttackView
@@ -20,7 +20,7 @@ def model(view: AttackView, x: Tensor) -> Any:
     """Return Foolbox's model around ``view``, on the device of ``x``."""
     from foolbox import PyTorchModel
 
-    return PyTorchModel(view, bounds=(0, 1), device=x.device, preprocessing=None)
+    return PyTorchModel(Served(view), bounds=(0, 1), device=x.device, preprocessing=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,38 @@ from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.attack import Attack, BudgetAttack, MinimalAttack
 from benchmark.budgets import check_step
 from benchmark.norms import Eps, per_sample
 from benchmark.view import AttackView
+
+
+class Served(nn.Module):
+    """A view as other libraries take it: images of any floating point, memory in one piece.
+
+    Some compute in float64 what the model takes in float32, and some take a ``view`` of a gradient,
+    which a model in channels-last memory returns in an order that allows none.
+    """
+
+    def __init__(self, view: AttackView) -> None:
+        super().__init__()
+        self.view = view
+        self.training = False
+
+    def train(self, mode: bool = True) -> "Served":
+        """Stay in evaluation mode, as the view does."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the view's logits (N, K) of images ``x`` (N, C, H, W); float32."""
+        x = x.to(torch.float32).contiguous()
+        if x.requires_grad:
+            x = x.view_as(x)  # an alias: the hook is this query's alone
+            x.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
+        logits: Tensor = self.view(x)
+        return logits
 
 
 def check_fixed(attack: Attack, fixed: Mapping[str, Any]) -> None:

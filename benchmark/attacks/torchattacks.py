@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmark.attack import Attack
-from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, adapt
-from benchmark.errors import unknown_name
+from benchmark.attacks.peers import Call, Naming, PeerCW, PeerPGD, Served, adapt
+from benchmark.errors import UsageError, unknown_name
 from benchmark.libraries import AttackLibrary
 from benchmark.view import AttackView
 
@@ -28,7 +28,7 @@ NORMS: Mapping[str, Any] = {"linf": "Linf", "l2": "L2"}
 def build(cls: Any, view: AttackView, x: Tensor, **settings: Any) -> Any:
     """Return a torchattacks object on ``view`` for images on the device of ``x``."""
     with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters
-        attack = cls(view, **settings)
+        attack = cls(Served(view), **settings)
     attack.set_device(x.device)
     attack.set_model_training_mode(
         model_training=False, batchnorm_training=False, dropout_training=False
@@ -115,6 +115,13 @@ class CW(PeerCW):
 MANAGED = ("model", "verbose")
 
 
+UNABLE: Mapping[str, str] = {
+    "LGV": "it trains models of its own, on training images that the harness does not give it",
+    "MultiAttack": "it combines other attacks, given as Python objects",
+}
+"""Attacks that nothing in this harness can run, and why."""
+
+
 def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
     taken = signature(cls).parameters
     if "verbose" in taken:
@@ -123,7 +130,11 @@ def _run(cls: type, call: Call, arguments: dict[str, Any]) -> Tensor:
         if name in taken and arguments[name] == taken[name].default:
             # The default is 10 classes, and a seed that is fixed or the time of day.
             arguments[name] = _seed(call.generator) if name == "seed" else value
-    found: Tensor = build(cls, call.view, call.x, **arguments)(call.x, call.y)
+    attack, y = build(cls, call.view, call.x, **arguments), call.y
+    if cls.__name__ == "JSMA":  # it aims at the next of ten classes, however many there are
+        attack.set_mode_targeted_by_label(quiet=True)
+        y = (y + 1) % call.view.defense.info.n_classes
+    found: Tensor = attack(call.x, y)
     return found.detach()
 
 
@@ -140,22 +151,23 @@ def classes() -> Mapping[str, type]:
     return {
         key: value
         for key, value in vars(torchattacks).items()
-        if isinstance(value, type)
-        and issubclass(value, Base)
-        and "model" in signature(value).parameters
+        if isinstance(value, type) and issubclass(value, Base) and value is not Base
     }
 
 
 @cache
 def named(name: str) -> type[Attack]:
-    """Return an adapter for the attack class ``name`` of torchattacks.
+    """Return an adapter for torchattacks' class ``name``; UsageError if it cannot run here.
 
     Judged in the class's own ``norm``; without one in the first that its docstring names under
     "Distance Measure" and the harness knows, else in linf.
     """
     known = classes()
     if name not in known:
-        raise unknown_name("attack of torchattacks", name, known)
+        able = [key for key in known if key not in UNABLE]
+        raise unknown_name("attack of torchattacks", name, able)
+    if name in UNABLE:
+        raise UsageError(f"torchattacks:{name} cannot run here: {UNABLE[name]}")
     cls = known[name]
     measure = re.search(r"Distance Measure\s*:(.*)", cls.__doc__ or "")
     words = re.findall(r"linf|l2", measure[1].lower()) if measure else []

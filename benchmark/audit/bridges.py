@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.answer_form import LOGITS
 from benchmark.audit.stand_ins import Around
 from benchmark.defense import Defense
 
@@ -43,6 +44,10 @@ ACROSS = 0.5
 DIRECTIONS = 8
 STEP = 0.05
 """The length of these steps, in standard deviations of what the module is given."""
+
+
+_UNHOOKED: type = torch.jit.RecursiveScriptModule  # type: ignore[attr-defined]
+"""A scripted module takes no hook: it is crossed as a part of what holds it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Bridged(Around):
 
     def __init__(self, defense: Defense, bridge: Bridge, **known: bool | None) -> None:
         super().__init__(defense, **known)
+        self.answer_form = LOGITS  # of the inner classifier
         self._bridge = [bridge]  # in a list: its modules are the defense's
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +100,7 @@ def find_bridge(defense: Defense, x: Tensor) -> Bridge | None:
     handles = [
         handle
         for module in defense.modules()
-        if module is not defense
+        if module is not defense and not isinstance(module, _UNHOOKED)
         for handle in (
             module.register_forward_pre_hook(trace.enter),
             module.register_forward_hook(trace.leave),

@@ -7,6 +7,7 @@ from benchmark.checkpoints import Checkpoints, cache_dir
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
+from benchmark.guard import get_ready
 from benchmark.origin import another, changed, key_of, origin_of, weights_of
 from benchmark.progress import Progress
 from benchmark.results import ModelOrigin, ModelRecord
@@ -45,6 +46,7 @@ def recall(
         defense.eval()
         said = answers(defense, train_set, model_seed)
         _check_same(record, replace(now, weights=weights_of(defense), answers=said))
+        get_ready(defense, test_set, model_seed)
         return defense
     if key_of(now.parts) != record.key:
         raise OtherModelError(
@@ -57,6 +59,7 @@ def recall(
     defense, again = trained(spec, train_set, test_set, seed=seed, progress=progress)
     if again.origin is not None:
         _check_same(record, again.origin)
+    get_ready(defense, test_set, model_seed)
     return defense
 
 

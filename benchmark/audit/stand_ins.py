@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.answer_form import LOGITS
 from benchmark.defense import Defense
 
 
@@ -36,6 +37,7 @@ class Around(Defense):
             stochastic=defense.stochastic if stochastic is None else stochastic,
             differentiable=defense.differentiable if differentiable is None else differentiable,
             exact_surrogate=defense.exact_surrogate,
+            answer_form=defense.answer_form,
         )
         self.train(defense.training)
 
@@ -115,6 +117,7 @@ class Unsquashed(Around):
 
     def __init__(self, defense: Defense, **known: bool | None) -> None:
         super().__init__(defense, **known)
+        self.answer_form = LOGITS
         self._exact: list[Defense] = []  # in a list: no module of this one
 
     def forward(self, x: Tensor) -> Tensor:

@@ -344,7 +344,7 @@ def _always(plan: _Plan, subject: Subject) -> Iterator[Strike]:
 def _by_alarm(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
     defense = plan.base
     known = {"stochastic": defense.stochastic, "differentiable": True}
-    if PROBABLE in alarms:
+    if PROBABLE in alarms and subject.defense.answer_form.kind != "labels":
         logs = Unsquashed(defense, **known)
         yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
     if not set(alarms) - {RANDOM, CHANGING, BATCHED, *ELSEWHERE}:

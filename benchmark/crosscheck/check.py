@@ -29,7 +29,8 @@ from benchmark.crosscheck.results import (
 from benchmark.errors import first_line, options_named
 from benchmark.faults import open_folder, rescued
 from benchmark.files import own_folder, safe_name
-from benchmark.loading import load_images, load_present, say_repeats
+from benchmark.guard import get_ready
+from benchmark.loading import load_images, load_present, say_classes, say_repeats
 from benchmark.locks import held
 from benchmark.origin import around, changed, origin_of
 from benchmark.progress import Progress
@@ -67,9 +68,11 @@ def crosscheck(
     open_folder(path)
     about = provenance(spec, train_set, test_set, command)
     say_repeats(about, spec, progress)
+    say_classes(test_set, spec, progress)
     about["libraries"] = dict(plan.versions)
     seed, defense = spec.seeds[0], spec.defenses[0]
     model, record = trained(defense, train_set, test_set, seed=seed, progress=progress)
+    get_ready(model, test_set, derive_seed(seed, test_set.info.name, defense.seed_name, "check"))
     about["model"] = {"key": record.key, "train_seconds": record.train_seconds}
     if record.origin is not None:
         about["model"]["origin"] = asdict(record.origin)

@@ -3,6 +3,7 @@
 import inspect
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from benchmark.checkpoints import Checkpoints
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
+from benchmark.layout import CONTIGUOUS, differentiate, is_layout_error, lay_out
 from benchmark.losses import cross_entropy, margin
 from benchmark.progress import Progress
 from benchmark.seeding import seeded
@@ -51,11 +53,13 @@ def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options
         if name in parameters:
             options.setdefault(name, value)
 
+    layout = torch.channels_last
+
     def build(seed: int) -> Defense:
         # As the runner does: under a seed of its own, in channels-last memory.
         with seeded(seed):
             defense = cls(info, **options)
-        defense.to(memory_format=torch.channels_last)
+        lay_out(defense, torch.device("cpu"), layout)
         return defense
 
     def what(rule: str) -> str:
@@ -63,6 +67,9 @@ def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options
 
     data = tiny_dataset(info)
     defense = build(1)
+    if not _bears_layout(build(1), data):
+        layout = torch.contiguous_format
+        defense = build(1)
     _check_fit(defense, build(1), data, what)
     defense.eval()
     x = data.x(slice(N))
@@ -74,8 +81,19 @@ def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options
     differentiable = _check_surrogate(defense, x, data.labels[:N], info.n_classes, what)
     _check_embed(defense, x, what)
     _check_checkpoint(defense, build(2), x, logits, what)
+    said = [what(CONTIGUOUS)] if layout == torch.contiguous_format else []
     findings = _defense_findings(defense, x, data.labels[:N], differentiable, what)
-    return report(findings)
+    return report(chain(said, findings))
+
+
+def _bears_layout(defense: Defense, data: ImageDataset) -> bool:
+    """Tell whether a defense can be asked and differentiated in the memory layout that it has."""
+    try:
+        with seeded(1):
+            differentiate(defense.eval(), data.x(slice(N)))
+    except Exception as error:  # any other is a rule's to find
+        return not is_layout_error(error)
+    return True
 
 
 def _check_fit(defense: Defense, twin: Defense, data: ImageDataset, what: Words) -> None:
