@@ -175,7 +175,7 @@ def _finding_words(row: Row, *, several: bool) -> list[str]:
         f"{row['value']:.3g}" if is_number(row["value"]) else "–",
         f"{row['threshold']:.3g}" if is_number(row["threshold"]) else "–",
         str(row["evidence"]),
-        str(row["attack"]) or "the defense",
+        f"{row['attack']} ({row['library']})" if row["attack"] else "the defense",
     ]
 
 

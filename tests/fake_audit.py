@@ -20,6 +20,7 @@ def finding(defense, check="zero-gradient", answer="pass", **other):
         "defense": defense,
         "seed": 0,
         "attack": "",
+        "library": "",
         "level": "basic",
         "check": check,
         "answer": answer,

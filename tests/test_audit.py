@@ -225,6 +225,20 @@ def test_curves_are_the_runs_own_image_by_image(tmp_path):
     assert unaudited(folder) == [(spec.defenses[0], 0)]
 
 
+def test_two_libraries_have_a_finding_each_and_the_audit_is_not_lost(audited, tmp_path):
+    spec = small(attacks=("pgd",), libraries=("inhouse", "torchattacks"))
+    assert [attack.library for attack in spec.attacks] == ["inhouse", "torchattacks"]
+    found = read_audit(start(spec, tmp_path).path)
+    flat = found.findings[found.findings["check"] == "flat-in-eps"]
+    assert sorted(zip(flat["attack"], flat["library"], strict=True)) == [
+        ("pgd", "inhouse"),
+        ("pgd", "torchattacks"),
+    ]
+    (row,) = found.verdicts.to_dict("records")
+    assert "failed" not in row["reasons"]
+    assert row["n"] > 0
+
+
 # --- afterwards
 
 

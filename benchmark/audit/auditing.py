@@ -219,12 +219,16 @@ def passes_of(folder: RunFolder, target: Target, norm: str) -> float:
     Those through a generator alone do not count: they cost next to nothing beside the defense's.
     """
     samples = folder.samples
-    attacks = [spec.name for spec in folder.spec.attacks if not load_attack(spec).needs_generator]
+    attacks = {
+        (spec.name, spec.library)
+        for spec in folder.spec.attacks
+        if not load_attack(spec).needs_generator
+    }
     own = samples[_own(samples, target) & (samples["norm"] == norm)]
-    own = own[own["attack"].isin(attacks)]
     queries = own.groupby(["attack", "library", "sample_id"], observed=True)[
         ["n_forward", "n_backward"]
     ].sum()
+    queries = queries[[key[:2] in attacks for key in queries.index]]
     return float(queries.sum(axis=1).max()) / 2 if len(queries) else 0.0
 
 
@@ -300,6 +304,7 @@ def _rows(
         yield {
             **_key(folder, target.name, target.seed),
             "attack": finding.attack,
+            "library": finding.library,
             "level": check.level,
             "check": check.name,
             "answer": finding.answer,
@@ -313,8 +318,8 @@ def _rows(
 
 
 def _finding(row: dict[Any, Any]) -> Finding:
-    names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack")
-    return Finding(*(row[name] for name in names))
+    names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack", "library")
+    return Finding(**{name: row[name] for name in names})
 
 
 def _key(folder: RunFolder, name: str, seed: int) -> dict[str, Any]:

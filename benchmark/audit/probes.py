@@ -232,14 +232,15 @@ FALLBACK = {1: 0.1, 3: 8 / 255}
 class Budget:
     """A norm, an eps, and which of the subject's images stood there in the run (N,) bool.
 
-    ``attack`` is the one of the run that left fewest standing, "" where there is none: then
-    ``standing`` are the images that stand without attack.
+    ``attack`` of ``library`` is the one of the run that left fewest standing, "" where there is
+    none: then ``standing`` are the images that stand without attack.
     """
 
     norm: str
     eps: float
     standing: Tensor
     attack: str = ""
+    library: str = ""
 
 
 def worst_case(subject: Subject) -> Curve | None:
@@ -286,7 +287,7 @@ def budget(subject: Subject) -> Budget:
         (other for other in subject.curves if other.norm == curve.norm),
         key=lambda other: float(other.success[other.eps.index(eps)].double().mean()),
     )
-    return Budget(curve.norm, eps, stood, best.attack)
+    return Budget(curve.norm, eps, stood, best.attack, best.library)
 
 
 # --- a short attack, step by step ----------------------------------------------------------------

@@ -83,8 +83,8 @@ class Finding:
     """A check's answer: a row of audit.parquet.
 
     ``value`` is what was measured and ``threshold`` where the answer turns (NaN where there is
-    none); ``evidence`` says both in one sentence, with n. ``attack`` is the sweep that it is about,
-    empty where it is about the defense itself. ``reason`` is the short words for a verdict, such as
+    none); ``evidence`` says both in one sentence, with n. ``attack`` and ``library`` name the sweep
+    that it is about, both empty where it is about the defense itself. ``reason`` is the short words for a verdict, such as
     "no gradient", empty unless it is an alarm or a note.
     """
 
@@ -96,6 +96,11 @@ class Finding:
     reason: str = ""
     attack: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
+    library: str = ""
+
+    def is_about(self, curve: Curve) -> bool:
+        """Tell whether this is about the sweep ``curve``; older findings name no library."""
+        return self.attack == curve.attack and self.library in ("", curve.library)
 
 
 def alarm_if(
@@ -107,8 +112,10 @@ def alarm_if(
     reason: str,
     attack: str = "",
     details: Mapping[str, float] = MappingProxyType({}),
+    library: str = "",
 ) -> Finding:
     """Return an alarm with its ``reason``, or that the check is passed."""
     if alarm:
-        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details)
-    return Finding(check, "pass", value, threshold, evidence, attack=attack, details=details)
+        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details, library)
+    about = {"attack": attack, "library": library}
+    return Finding(check, "pass", value, threshold, evidence, details=details, **about)

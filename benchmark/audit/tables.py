@@ -31,6 +31,7 @@ FINDINGS = columns(
     ("defense", pa.string()),
     ("seed", pa.int64()),
     ("attack", pa.string()),
+    ("library", pa.string()),
     ("level", pa.string()),
     ("check", pa.string()),
     ("answer", pa.string()),
@@ -42,8 +43,8 @@ FINDINGS = columns(
     ("seconds", pa.float64()),
 )
 """A row per answer of a check: a :class:`benchmark.audit.subject.Finding`, what the check asks, and
-the seconds that it took (in its first row, if it has several: one per attack). ``attack`` is the
-sweep that an answer is about, empty where it is about the defense itself."""
+the seconds that it took (in its first row, if it has several: one per sweep). ``attack`` and
+``library`` name the sweep that an answer is about, both empty where it is about the defense itself."""
 
 VERDICTS = columns(
     ("dataset", pa.string()),
@@ -196,7 +197,7 @@ def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     rows = validate(rows, FINDINGS, where)
     _known(rows, "answer", ANSWERS, where)
     _known(rows, "level", LEVELS, where)
-    _single(rows, [*CHECK_KEY, "attack"], "a check's answer", where)
+    _single(rows, [*CHECK_KEY, "attack", "library"], "a check's answer", where)
     if (rows.loc[rows["answer"] != "pass", "evidence"] == "").any():
         raise ResultsError(f"{where}: a finding that is no pass has no evidence")
     return rows

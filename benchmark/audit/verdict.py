@@ -305,7 +305,7 @@ def _shown(rungs: Sequence[Rung], clean: float) -> Rung | None:
 
 def _about(finding: Finding, plain: Sequence[Curve], norm: str) -> bool:
     """Whether a finding about a sweep is about one in this norm; one of no known sweep is."""
-    norms = {curve.norm for curve in plain if curve.attack == finding.attack}
+    norms = {curve.norm for curve in plain if finding.is_about(curve)}
     return not norms or norm in norms
 
 
