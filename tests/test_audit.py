@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path):
     put_audit(
         tmp_path,
         findings=[finding("a"), finding("a", "other", attack="pgd"), finding("b")],
-        verdicts=[verdict("a", "masked"), verdict("b")],
+        verdicts=[verdict("a", "gradient masking"), verdict("b")],
         pairs=transfer(("a", "b")),
         samples=[audit_sample("a", 0, falls=True)],
     )
@@ -80,7 +80,7 @@ def test_one_defense_is_forgotten(tmp_path):
         ({"findings": [finding("a"), finding("a")]}, "a check's answer appears twice"),
         ({"findings": [finding("a", answer="alarm", evidence="")]}, "has no evidence"),
         ({"verdicts": [verdict("a", "robust")]}, "unknown verdict 'robust'"),
-        ({"verdicts": [verdict("a", "masked", reasons="")]}, "has no reason"),
+        ({"verdicts": [verdict("a", "invalid", reasons="")]}, "has no reason"),
         ({"verdicts": [verdict("a", plain_accuracy=1.5)]}, "outside"),
         (
             {"verdicts": [verdict("a", "attacked fairly", stronger_accuracy=math.nan)]},
@@ -126,7 +126,7 @@ def test_a_run_audits_its_defenses(audited):
     assert set(found.findings["level"]) == {"basic"}
     (row,) = found.verdicts.to_dict("records")
     # A basic audit attacks no harder, and never says that it did.
-    assert row["verdict"] in ("undecided", "masked")
+    assert row["verdict"] in ("undecided", "gradient masking")
     assert "stronger attack" in row["reasons"]
     assert math.isnan(row["stronger_accuracy"])
     assert not math.isnan(row["plain_accuracy"])
@@ -206,7 +206,7 @@ def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     check = Check("zero-gradient", "basic", (), lambda subject: alarm)
     monkeypatch.setattr(auditing, "checks_of", lambda level: [check])
     (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
-    assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("masked", True)
+    assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
 
 
 def test_curves_are_the_runs_own_image_by_image(tmp_path):

@@ -189,7 +189,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "shifted-images": [(looked_up, "holds only at the stored images")],
     "noisy-images": [(looked_up, "holds only at the stored images")],
     "logit-jumps": [(looked_up, "holds only at the stored images")],
-    "train-test-overlap": [(known_images, "tested on training images")],
+    "train-test-overlap": [(known_images, "100% of the test images are among the training images")],
     "rising-loss": [(of(maskings.WrongSign), "loss does not rise")],
     "lost-on-the-way": [(lost, "success lost on the way")],
     "unbounded-attack": [(of(maskings.WrongSign), "unbounded attack fails")],

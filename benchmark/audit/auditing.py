@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.models import recall
+from benchmark.audit.registration import role_of
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.audit.tables import (
     FINDINGS,
@@ -281,7 +282,7 @@ def verdict_row(
         "verdict": verdict.ruling,
         "reasons": "; ".join(verdict.reasons),
         "remarks": "; ".join(verdict.remarks),
-        "stochastic": target.defense.stochastic,
+        "stochastic": verdict.stochastic,
         "eps": at.eps if at else None,
         "n": at.n if at else 0,
         "clean_accuracy": verdict.clean,
@@ -319,7 +320,7 @@ def _rows(
 
 def _finding(row: dict[Any, Any]) -> Finding:
     names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack", "library")
-    return Finding(**{name: row[name] for name in names})
+    return Finding(**{name: row[name] for name in names}, role=role_of(row["check"]))
 
 
 def _key(folder: RunFolder, name: str, seed: int) -> dict[str, Any]:

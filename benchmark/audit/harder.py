@@ -25,6 +25,7 @@ from benchmark.audit.auditing import (
     verdict_row,
 )
 from benchmark.audit.models import recall
+from benchmark.audit.rerun import command_for, words_of
 from benchmark.audit.samples import no_samples, struck_samples, transfer_samples
 from benchmark.audit.stronger import Effort, Struck, shared, strike, telling
 from benchmark.audit.subject import Curve, Finding, Subject
@@ -248,22 +249,31 @@ class _Seed:
         samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
         put_samples(folder.path, pd.concat(samples, ignore_index=True) if samples else no_samples())
         failures = [f"{one.spec.name} ({one.failure})" for one in struck if one.failure]
+        done = {one.spec.name: one for one in struck if one.outcomes}
         verdict = judge(
             norm=norm,
             correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
             stochastic=target.defense.stochastic,
             findings=self.findings[name],
             plain=plain,
-            own=[one.curve for one in struck if one.outcomes],
+            own=[one.curve for one in done.values()],
             transferred=curves_for(name, matrix),
             missing=[*failures, *self.troubles.get(name, [])],
+            settings={attack: words_of(one) for attack, one in done.items()},
         )
-        attacks = [one.spec.name.removeprefix("audit-") for one in struck if one.outcomes]
+        best = done.get(verdict.beaten_by)
+        command = ""
+        if best and verdict.at:
+            command = command_for(folder.spec, name, self.seed, best, verdict.at.eps)
+        attacks = [attack.removeprefix("audit-") for attack in done]
         attacks += [one.curve.attack for one in crossed]
         seconds += sum(one.seconds for one in struck)
         row = verdict_row(folder, target, verdict, "full", attacks, seconds)
+        row |= {"beaten_by": verdict.beaten_by or None, "rerun": command or None}
         put_verdicts(folder.path, make_table([row], VERDICTS))
         self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
+        if command:
+            self.audit.progress.say(f"{name}: audit, {norm}: the same attack in a run: {command}")
 
     def _struck(
         self, target: Target, subject: Subject, norm: str, images: ImageDataset

@@ -66,7 +66,7 @@ def _fell(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
 # --- along an attack -----------------------------------------------------------------------------
 
 
-@check("rising-loss", level="basic", needs=["standing"])
+@check("rising-loss", level="basic", needs=["standing"], role="symptom")
 def rising_loss(subject: Subject) -> Finding:
     """Tell how often the loss ends higher than it began along a short attack."""
     name = "rising-loss"
@@ -84,7 +84,7 @@ def rising_loss(subject: Subject) -> Finding:
     return alarm_if(share < RISING, name, share, RISING, evidence, "loss does not rise")
 
 
-@check("lost-on-the-way", level="basic", needs=["standing"])
+@check("lost-on-the-way", level="basic", needs=["standing"], role="symptom")
 def lost_on_the_way(subject: Subject) -> Finding:
     """Tell how often an attack fools the model on its way and not at its end."""
     name = "lost-on-the-way"
@@ -128,7 +128,7 @@ def lost_on_the_way(subject: Subject) -> Finding:
 UNBOUNDED_ASKED = 16
 
 
-@check("unbounded-attack", level="basic", needs=["standing"])
+@check("unbounded-attack", level="basic", needs=["standing"], role="symptom")
 def unbounded_attack(subject: Subject) -> Finding:
     """Tell how many images stand in a ball that holds every image."""
     name = "unbounded-attack"
@@ -147,7 +147,7 @@ def unbounded_attack(subject: Subject) -> Finding:
     return alarm_if(stands > REACHED, name, stands, REACHED, evidence, "unbounded attack fails")
 
 
-@check("flat-in-eps", level="basic", needs=["curves"])
+@check("flat-in-eps", level="basic", needs=["curves"], role="symptom", doubts_gradient=False)
 def flat_in_eps(subject: Subject) -> Sequence[Finding]:
     """Tell whether the accuracy hardly falls with eps, for each attack and for all together."""
     together = worst_case(subject)
@@ -255,7 +255,7 @@ def _gain(
     )
 
 
-@check("random-noise", level="basic", needs=["standing"])
+@check("random-noise", level="basic", needs=["standing"], role="symptom")
 def random_noise(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to random noise of the same size."""
     name, at = "random-noise", subject.once(budget)
@@ -275,7 +275,7 @@ LONGER = 100
 RESTARTS = 3
 
 
-@check("longer-attack", level="full", needs=["standing"])
+@check("longer-attack", level="full", needs=["standing"], role="symptom", doubts_gradient=False)
 def longer_attack(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to more steps and restarts."""
     name, at = "longer-attack", subject.once(budget)
@@ -297,7 +297,7 @@ def longer_attack(subject: Subject) -> Finding:
 QUERIES = 500
 
 
-@check("black-box", level="full", needs=["standing"])
+@check("black-box", level="full", needs=["standing"], role="symptom")
 def black_box(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to a search without gradients."""
     from benchmark.attacks.torchattacks import named

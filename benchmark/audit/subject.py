@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.audit.words import LEVELS, Answer, Level
+from benchmark.audit.words import LEVELS, Answer, Level, Role
 from benchmark.defense import Defense
 
 __all__ = ["LEVELS", "Answer", "Curve", "Finding", "Level", "Subject", "alarm_if"]
@@ -84,8 +84,9 @@ class Finding:
 
     ``value`` is what was measured and ``threshold`` where the answer turns (NaN where there is
     none); ``evidence`` says both in one sentence, with n. ``attack`` and ``library`` name the sweep
-    that it is about, both empty where it is about the defense itself. ``reason`` is the short words for a verdict, such as
-    "no gradient", empty unless it is an alarm or a note.
+    that it is about, both empty where it is about the defense itself. ``reason`` is the short words
+    for a verdict, such as "no gradient", empty unless it is an alarm or a note. ``role`` is the
+    check's, set when the check is run.
     """
 
     check: str
@@ -97,6 +98,7 @@ class Finding:
     attack: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
     library: str = ""
+    role: Role = "cause"
 
     def is_about(self, curve: Curve) -> bool:
         """Tell whether this is about the sweep ``curve``; older findings name no library."""
@@ -117,5 +119,4 @@ def alarm_if(
     """Return an alarm with its ``reason``, or that the check is passed."""
     if alarm:
         return Finding(check, "alarm", value, threshold, evidence, reason, attack, details, library)
-    about = {"attack": attack, "library": library}
-    return Finding(check, "pass", value, threshold, evidence, details=details, **about)
+    return Finding(check, "pass", value, threshold, evidence, "", attack, details, library)
