@@ -57,8 +57,8 @@ def verdict(defense, word="undecided", **other):
         "headline_high": 0.9,
         "p_value": math.nan,
         "attacks": "" if word == "undecided" else "apgd",
-        "beaten_by": None if word in ("undecided", "attacked fairly") else "audit-apgd",
-        "rerun": None,
+        "beaten_by": "" if word in ("undecided", "attacked fairly") else "audit-apgd",
+        "rerun": "",
         "seconds": 1.0,
     }
     return row | other
@@ -104,7 +104,7 @@ def put_audit(run_dir, *, findings=(), verdicts=(), pairs=(), samples=()):
 
 
 def fake_audit(run_dir):
-    """Audit a run in full: its first defense masks its gradient, the others were attacked fairly."""
+    """Audit a run in full: its first defense masks its gradient, the others are fair."""
     names = [defense.name for defense in read_run(run_dir).spec.defenses]
     put_audit(
         run_dir,

@@ -94,6 +94,33 @@ def test_a_table_that_says_nonsense_is_refused(tmp_path, wrong, words):
         put_audit(tmp_path, **wrong)
 
 
+@pytest.mark.parametrize(
+    ("reasons", "ruling"),
+    [
+        ("zero gradient; 95 % stand at eps 0.2 under the run's attack", "gradient masking"),
+        ("the run's attack falls short; 95 % stand", "attack too weak"),
+        ("flat in eps; 95 % stand", "attack too weak"),
+        ("zero gradient; tested on training images; 95 % stand", "invalid"),
+    ],
+)
+def test_an_audit_of_an_older_version_is_read(tmp_path, reasons, ruling):
+    rows = [verdict("a", "invalid", reasons=reasons), verdict("b")]
+    put_audit(tmp_path, findings=[finding("a", attack="pgd")], verdicts=rows)
+    for name, lacking in (("audit", ["library"]), ("verdicts", ["beaten_by", "rerun"])):
+        path = tmp_path / f"{name}.parquet"
+        old = pd.read_parquet(path).drop(columns=lacking)
+        if name == "verdicts":
+            old["verdict"] = old["verdict"].replace("invalid", "masked")
+        old.to_parquet(path, index=False)
+    found = read_audit(tmp_path)
+    assert found.verdicts["verdict"].tolist() == [ruling, "undecided"]
+    assert found.verdicts["rerun"].tolist() == ["", ""]
+    assert found.findings["library"].tolist() == [""]
+    put_audit(tmp_path, verdicts=[verdict("b", "attacked fairly")])  # what is old is kept
+    tables.forget(tmp_path, "mnist", "b", 0)
+    assert read_audit(tmp_path).verdicts["verdict"].tolist() == [ruling]
+
+
 # --- inside a run
 
 OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 200, "n_test": 20}
@@ -327,6 +354,15 @@ def test_the_command_prints_the_verdicts(audited, capsys):
     out = capsys.readouterr().out
     assert "undefended" in out
     assert "stronger attack" in out
+    assert "at most" in out
+    assert "undecided: what is missing" in out
+
+
+def test_the_line_counts_verdicts_in_each_norm(tmp_path):
+    run_dir = fake_run(tmp_path, fake_spec(("a", "b"), seeds=(0,)))
+    rows = [verdict("a", "invalid"), verdict("b"), verdict("a", norm="l2"), verdict("b", norm="l2")]
+    put_audit(run_dir, verdicts=rows)
+    assert audit_line(run_dir).endswith("; linf: 1 invalid, 1 undecided; l2: 2 undecided")
 
 
 def test_passes_through_a_generator_alone_do_not_count():

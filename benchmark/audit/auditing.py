@@ -132,6 +132,8 @@ def audit_failed(folder: RunFolder, name: str, seed: int, reason: str) -> None:
             "stochastic": False,
             "n": 0,
             "attacks": "",
+            "beaten_by": "",
+            "rerun": "",
             "seconds": 0.0,
         }
         for norm in norms_of(folder, name, seed)
@@ -294,6 +296,8 @@ def verdict_row(
         "headline_high": at.high if at else None,
         "p_value": verdict.p_value,
         "attacks": ", ".join(attacks),
+        "beaten_by": verdict.beaten_by,
+        "rerun": "",
         "seconds": seconds,
     }
 

@@ -269,7 +269,7 @@ class _Seed:
         attacks += [one.curve.attack for one in crossed]
         seconds += sum(one.seconds for one in struck)
         row = verdict_row(folder, target, verdict, "full", attacks, seconds)
-        row |= {"beaten_by": verdict.beaten_by or None, "rerun": command or None}
+        row |= {"rerun": command}
         put_verdicts(folder.path, make_table([row], VERDICTS))
         self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
         if command:

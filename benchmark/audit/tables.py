@@ -79,7 +79,8 @@ defenses (transfer), and under all of them together (headline, with its Wilson i
 or, where the defense is ``stochastic``, under the lowest one. The robust accuracy is at most the
 headline. NaN where nothing was measured. ``p_value`` is that of the drop, over all eps; ``attacks``
 names the audit's own, ``seconds`` is what they took. Where the drop is one, ``beaten_by`` names the
-attack that took most and ``rerun`` is the command that runs it again, where a run can; else null.
+attack that took most and ``rerun`` is the command that runs it again, where a run can; else both
+are empty.
 """
 
 TRANSFER = columns(
@@ -241,11 +242,8 @@ def _read(run_dir: Path, what: str, schema: pa.Schema) -> pd.DataFrame:
     return _CHECKS[what](_of_today(load_table(path), what), str(path))
 
 
-LATER: dict[str, dict[str, str | None]] = {
-    "findings": {"library": ""},
-    "verdicts": {"beaten_by": None, "rerun": None},
-}
-"""Columns that audits of older versions lack, with what stands in their place."""
+LATER = {"findings": ["library"], "verdicts": ["beaten_by", "rerun"]}
+"""Columns of words that audits of older versions lack: empty there."""
 
 OLD_INVALID = (
     *("tested on training images", "attacked function is not the judged", "changes when asked"),
@@ -262,9 +260,9 @@ OLD_TOO_WEAK = (
 
 def _of_today(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """Return a table as this version writes it."""
-    for name, value in LATER.get(what, {}).items():
+    for name in LATER.get(what, []):
         if name not in frame:
-            frame[name] = pd.Series([value] * len(frame), index=frame.index, dtype=object)
+            frame[name] = ""
     if what == "verdicts" and {"verdict", "reasons"} <= set(frame):
         old = frame["verdict"] == "masked"
         frame.loc[old, "verdict"] = frame.loc[old, "reasons"].map(_ruling_of_masked)
