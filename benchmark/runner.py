@@ -23,7 +23,7 @@ from benchmark.code_map import code_map
 from benchmark.code_points import put_codes
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
-from benchmark.guard import Kept, check_answers, intact
+from benchmark.guard import Kept, check_answers, intact, repeats_itself
 from benchmark.loading import load_images, say_repeats
 from benchmark.locks import held
 from benchmark.pictures import PICTURES, encoded, pictured_eps
@@ -33,6 +33,7 @@ from benchmark.provenance import attack_versions, provenance
 from benchmark.restart import failed_before
 from benchmark.results import CELLS, SAMPLES, ModelRecord, Status, make_table, read_models
 from benchmark.run_folder import RunFolder
+from benchmark.seeding import UNREPEATABLE
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, derive_seed
 from benchmark.stats import wilson_interval
 from benchmark.stretch import Limits
@@ -130,7 +131,10 @@ class _Row:
 
         def check() -> Kept:
             images = test_set.head(max((a.n for a in work.attacks), default=1))
-            check_answers(model, images, derive_seed(self.seed, spec.dataset, name, "check"))
+            seed = derive_seed(self.seed, spec.dataset, name, "check")
+            check_answers(model, images, seed)
+            if model.stochastic and not repeats_itself(model, images, seed):
+                self.progress.say(f"{name}: {UNREPEATABLE}")
             return Kept.of(model)
 
         kept = self._tried("check", work, check)

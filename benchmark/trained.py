@@ -84,7 +84,7 @@ def _fitted(
             progress.say(f"{about}: taken from the cache")
             return log
         progress.say(f"{about}: training on {len(train_set)} images")
-        with keeping(stem, name, progress) as kept, seeded(seed, train_set.device):
+        with keeping(stem, name, progress) as kept, seeded(seed, train_set.device, defense):
             log = defense.fit(train_set, seed=seed, progress=progress)
         check_fit(log, train_set)
         try:
@@ -98,9 +98,9 @@ def _fitted(
 @torch.no_grad()
 def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
     """Return what is measured on a trained model besides attacks: its own, its codes' distance."""
-    with seeded(seed, test_set.device):
+    with seeded(seed, test_set.device, defense):
         measures = dict(defense.measure(test_set))
-    with seeded(seed, test_set.device):
+    with seeded(seed, test_set.device, defense):
         parts = [defense.embed(test_set.x(rows)) for rows in test_set.batches(BATCH_SIZE)]
     codes = [part.double().cpu() for part in parts if part is not None]
     if len(codes) == len(parts):

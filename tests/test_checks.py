@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import maskings
 import pytest
@@ -17,6 +18,7 @@ from benchmark.attacks.pgd import PGD
 from benchmark.audit.probes import budget, gradients, worst_case
 from benchmark.audit.registration import REGISTERED, Check, check
 from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.audit.words import Role
 from benchmark.checks import CHECKS, checks_of, examine
 from benchmark.datasets import DIGITS
 from benchmark.defense import Defense
@@ -209,8 +211,20 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
 }
 
 
+NOTED = {"repeatable-noise"}
+"""Checks that never raise an alarm, with tests of their own below."""
+
+
 def test_every_check_has_a_planted_fault():
-    assert set(FAULTS) == set(CHECKS)
+    assert set(FAULTS) | NOTED == set(CHECKS)
+
+
+def test_roles_say_what_an_alarm_counts_for():
+    of_role = {role: {n for n, c in CHECKS.items() if c.role == role} for role in get_args(Role)}
+    assert of_role["symptom"] >= {"rising-loss", "flat-in-eps", "longer-attack", "black-box"}
+    interface = {"probability-outputs", "two-answers", "state-changes", "batch-dependence"}
+    assert of_role["invalid"] >= {"train-test-overlap", "randomness", *interface}
+    assert of_role["cause"] >= {"zero-gradient", "gradient-sign", "missing-gradient"}
 
 
 @pytest.mark.parametrize(
@@ -279,8 +293,28 @@ def test_noise_that_no_seed_stills_leaves_differences_undecided(bench):
             return x + 0.1 * torch.randn(x.shape, generator=rng)
 
     subject = subject_of(Own(bench.bare), bench)
-    for name in ("batch-dependence", "gradient-mode", "gradient-size", "logit-jumps"):
+    doubted = ("gradient-mode", "gradient-size", "gradient-steps", "logit-jumps")
+    for name in ("batch-dependence", *doubted):
         assert answer(name, subject).answer == "undecided"
+    found = answer("repeatable-noise", subject)
+    assert (found.answer, "cannot be repeated" in found.reason) == ("note", True)
+
+
+def test_noise_from_a_generator_of_its_own_is_stilled_by_the_harness(bench):
+    class Own(Around):
+        stochastic = True
+
+        def __init__(self, bare):
+            super().__init__(bare)
+            self.rng = torch.Generator().manual_seed(0)
+
+        def before(self, x: Tensor) -> Tensor:
+            return x + 0.1 * torch.randn(x.shape, generator=self.rng)
+
+    subject = subject_of(Own(bench.bare), bench, eot=4)
+    names = ["batch-dependence", "gradient-mode", "gradient-size", "repeatable-noise"]
+    assert [answer(name, subject).answer for name in names] == ["pass"] * len(names)
+    assert answer("gradient-steps", subject).answer != "alarm"
 
 
 def test_noise_that_turns_labels_is_not_taken_for_a_move(bench):

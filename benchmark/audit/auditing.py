@@ -181,7 +181,8 @@ def subject_of(
     """Return what the checks are given: the defense as the run attacked it, and its sweeps."""
     defense = target.defense
     images = test_set.head(min(IMAGES, len(test_set)))
-    with seeded(derive_seed(target.seed, folder.spec.dataset, target.name, "audit"), images.device):
+    seed = derive_seed(target.seed, folder.spec.dataset, target.name, "audit")
+    with seeded(seed, images.device, defense):
         pred = predict(defense, images)
     eot, bpda = seen_through(folder, target)
     labels = images.labels

@@ -116,6 +116,16 @@ def is_random(subject: Subject) -> bool:
     return differ or subject.defense.stochastic
 
 
+FEW = 8
+"""So many images tell whether a seed stills the noise."""
+
+
+def still(subject: Subject) -> bool:
+    """Tell whether a seed stills the defense: under the same one it answers twice alike."""
+    x, seed = images(subject, FEW), seed_for(subject, "still")
+    return bool((apart(logits(subject, x, seed), logits(subject, x, seed)) <= SAME).all())
+
+
 # --- gradients at the images ---------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ class Check:
                 return (self.undecided(LACKING[need].format(n=len(subject.y))),)
         seed = derive_seed(subject.seed, subject.dataset, "audit", self.name)
         try:
-            with seeded(seed, subject.device):
+            with seeded(seed, subject.device, subject.defense):
                 found = self.measure(subject)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]

@@ -360,7 +360,8 @@ def _by_alarm(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterato
         return
     if type(subject.defense).surrogate is not Defense.surrogate and not subject.bpda:
         yield plan.pgd("bpda", "margin", "the gradient of the defense's own stand-in", bpda=True)
-    with torch.no_grad(), seeded(derive_seed(subject.seed, "bridge"), subject.device):
+    seed = derive_seed(subject.seed, "bridge")
+    with torch.no_grad(), seeded(seed, subject.device, subject.defense):
         bridge = find_bridge(subject.defense, subject.x[:PROBED])
     if bridge is not None:
         across = Bridged(defense, bridge, **known)
