@@ -45,6 +45,7 @@ def trained(
         train_seconds=log.seconds,
         log=log.epochs,
         measures=_measures(defense, test_set, model_seed),
+        stochastic=defense.stochastic,
     )
 
 

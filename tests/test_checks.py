@@ -247,6 +247,20 @@ def test_passes_a_model_without_a_fault(honest, name):
     assert found.reason == ""
 
 
+def test_of_a_stochastic_defense_the_lowest_single_attack_counts(bench):
+    fell = torch.zeros(1, N, dtype=torch.bool)
+    parts = [(0, 3), (3, 8)]
+    curves = []
+    for i, (first, last) in enumerate(parts):
+        success = fell.clone()
+        success[:, first:last] = True
+        far = torch.where(success, 0.1, 9.0).double()
+        curves.append(Curve(f"a{i}", "inhouse", "linf", (0.1,), success, far))
+    for defense, expected in ((bench.bare, 8), (Declared(bench.bare), 5)):
+        found = worst_case(subject_of(defense, bench, curves=curves))
+        assert int(found.success.sum()) == expected
+
+
 # --- what is no fault, or not of the attack ------------------------------------------------------
 
 

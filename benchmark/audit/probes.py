@@ -256,8 +256,9 @@ class Budget:
 def worst_case(subject: Subject) -> Curve | None:
     """Return the curve of the best of the run's attacks per sample: l-inf if there is one, else l2.
 
-    Only over budgets that every attack of the norm saw, and over the subject's images; None if
-    there is no curve that saw any.
+    Of a stochastic defense that of the lowest single attack at each eps, because each further one
+    is one more draw. Only over budgets that every attack of the norm saw, and over the subject's
+    images; None if there is no curve that saw any.
     """
     for norm in ("linf", "l2"):
         curves = [curve for curve in subject.curves if curve.norm == norm]
@@ -266,10 +267,11 @@ def worst_case(subject: Subject) -> Curve | None:
             continue
         n = min(len(subject.y), *(curve.success.shape[1] for curve in curves))
         grid = tuple(sorted(shared))
-        rows = [
-            torch.stack([curve.success[curve.eps.index(eps), :n] for curve in curves]).any(0)
-            for eps in grid
-        ]
+        rows = []
+        for eps in grid:
+            fell = torch.stack([curve.success[curve.eps.index(eps), :n] for curve in curves])
+            single = subject.defense.stochastic
+            rows.append(fell[fell.sum(1).argmax()] if single else fell.any(0))
         success = torch.stack(rows)
         return Curve("worst case", "", norm, grid, success, torch.full(success.shape, torch.nan))
     return None
