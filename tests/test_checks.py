@@ -1,6 +1,7 @@
 """Each check finds the fault planted for it and passes a model without one."""
 
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -530,6 +531,13 @@ def test_what_several_checks_look_at_is_measured_once(bench):
 
 
 # --- the pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["invalid", "symptom"])
+def test_the_overview_names_the_checks_of_each_role(role):
+    text = " ".join((PAGES / "README.md").read_text("utf-8").split())
+    listed = re.search(rf"- `{role}`, [^:]*: (.*?)\.", text).group(1)
+    assert set(listed.split(", ")) == {name for name, own in CHECKS.items() if own.role == role}
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
