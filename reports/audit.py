@@ -107,12 +107,7 @@ def _verdicts(verdicts: pd.DataFrame, order: Sequence[str]) -> View:
         ],
         "meanings": [(w, MEANINGS[w]) for w in RULINGS if w in set(verdicts["verdict"])],
         "reruns": [
-            {
-                "defense": cells[0],
-                "norm": cells[1],
-                "attack": row["beaten_by"],
-                "line": row["rerun"],
-            }
+            {"defense": cells[0], "norm": cells[1], "line": row["rerun"]}
             for row, cells in zip(rows, words, strict=True)
             if row["rerun"]
         ],

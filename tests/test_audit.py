@@ -19,6 +19,7 @@ from benchmark.audit.models import OtherModelError, recall
 from benchmark.audit.registration import Check
 from benchmark.audit.subject import Finding
 from benchmark.audit.tables import read_audit
+from benchmark.audit.verdict import judge
 from benchmark.checks import checks_of
 from benchmark.errors import UsageError
 from benchmark.loading import load_images
@@ -271,10 +272,19 @@ def test_two_libraries_have_a_finding_each_and_the_audit_is_not_lost(audited, tm
 
 def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
     """Two defenses attack each other; what is judged is not judged again."""
+
+    def judging(**given):
+        # A finding about a sweep in the other norm is known by that sweep.
+        assert {curve.norm for curve in given["plain"]} == {"linf", "l2"}
+        return judge(**given)
+
     monkeypatch.setattr("benchmark.audit.harder.FACTOR", 0.1)
     monkeypatch.setattr("benchmark.audit.harder.LEVELS", 1)
     monkeypatch.setattr(auditing, "IMAGES", 8)
-    spec = small(defenses=("undefended", "e-cla"))
+    monkeypatch.setattr("benchmark.audit.harder.judge", judging)
+    spec = small(defenses=("undefended", "e-cla"), attacks=("pgd", "pgd-l2"))
+    l2 = replace(spec.attacks[1], threat=ThreatModel("l2", (1.0,)))
+    spec = replace(spec, attacks=(spec.attacks[0], l2))
     path = start(spec, tmp_path).path
     cells = (path / "cells.parquet").read_bytes()
     audit_run(path, level="full", data_dir=None, progress=Progress())

@@ -254,7 +254,7 @@ def test_the_attack_that_took_more_is_named_with_its_command(tmp_path):
     line = "python -m benchmark run --attacks 'torchattacks:APGD(steps=100)'"
     put_audit(run_dir, verdicts=[verdict("madry", "attack too weak", rerun=line)])
     words = page_of(audit.make(context(run_dir))).words
-    assert f"madry , l∞, audit-apgd: {line}" in words
+    assert f"madry , l∞: {line}" in words
 
 
 # --- the pages of the checks

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ from typer.testing import CliRunner
 
 from benchmark import cli
 from benchmark.attack_names import parse_named
+from benchmark.audit.harder import FullAudit, _Seed
 from benchmark.audit.rerun import COMMAND, command_for, setting_of, words_of
 from benchmark.audit.stronger import Effort, Struck, plan_strikes
 from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.verdict import Rung, Verdict
 from benchmark.errors import UsageError
 from benchmark.plan import attack_class, load_attack, plan
+from benchmark.progress import Progress
 from benchmark.spec import AttackSpec, ThreatModel
 
 OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 150, "n_test": 30}
@@ -121,3 +125,24 @@ def test_eot_and_bpda_are_given_as_what_they_are(words, message):
     named = parse_named(words)
     with pytest.raises(UsageError, match=message):
         named.settings(attack_class(named.cls, named.library))
+
+
+def test_where_the_strongest_cannot_be_rerun_the_next_one_is_that_beat_the_run(tmp_path):
+    """80 % stand under the run's; a stand-in leaves 20, margin 50, APGD 75: too little."""
+    left = {"audit-bridge": 0.2, "audit-margin": 0.5, "audit-apgd": 0.75}
+    numbers = dict.fromkeys(("own", "transferred", "low", "high"), 0.0)
+    counts = {"n": 100, "only_plain": 0, "only_stronger": 0}
+    at = Rung(eps=0.1, plain=0.8, stronger=0.2, headline=0.2, left=left, **numbers, **counts)
+    verdict = Verdict("attack too weak", ("it",), "linf", 1.0, (at,), at, 0.0, (), "audit-bridge")
+    done = {
+        "audit-bridge": struck(attack("pgd", steps=11), stand_in=True),
+        "audit-margin": struck(attack("pgd", steps=12)),
+        "audit-apgd": struck(attack("APGD", library="torchattacks")),
+    }
+    audit = FullAudit(SimpleNamespace(spec=RUN), {}, None, None, Progress())
+    line = _Seed(audit, 3, [])._rerun("undefended", verdict, done)
+    assert "inhouse:pgd(steps=12)" in line
+    del done["audit-margin"]
+    assert _Seed(audit, 3, [])._rerun("undefended", verdict, done) == ""
+    fair = replace(verdict, beaten_by="")
+    assert _Seed(audit, 3, [])._rerun("undefended", fair, done) == ""

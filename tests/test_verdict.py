@@ -164,6 +164,7 @@ def test_the_attack_that_took_most_is_named_with_its_setting():
     words = {"audit-apgd": "torchattacks:APGD(loss='dlr', steps=100)"}
     found = verdict([curve([0, 20])], own, settings=words)
     assert found.beaten_by == "audit-apgd"
+    assert found.at.left == pytest.approx({"audit-margin": 0.6, "audit-apgd": 0.4})
     assert "beaten by audit-apgd: torchattacks:APGD(loss='dlr', steps=100)" in str(found)
     assert verdict([curve([0, 55])], own).beaten_by == ""  # five points are no drop
 

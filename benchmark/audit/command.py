@@ -86,7 +86,7 @@ def print_verdicts(run_dir: Path) -> None:
         if why := row["reasons"] or row["remarks"]:
             reasons.append(f"{name}, {row['norm']}: {row['verdict']}: {why}")
         if row["rerun"]:
-            reasons.append(f"  the attack that took more, in a run: {row['rerun']}")
+            reasons.append(f"  the stronger attack in a run of its own: {row['rerun']}")
     if table.row_count:
         print_table("the audit: is it robust, or did the attack fail?", table)
     for reason in reasons:

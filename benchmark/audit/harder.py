@@ -45,7 +45,7 @@ from benchmark.audit.transfer import (
     transfers,
     undefended_first,
 )
-from benchmark.audit.verdict import judge
+from benchmark.audit.verdict import DROP, Verdict, judge
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.guard import Kept
@@ -255,16 +255,13 @@ class _Seed:
             correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
             stochastic=target.defense.stochastic,
             findings=self.findings[name],
-            plain=plain,
+            plain=subject.curves,  # of all norms, by which a finding's own is known
             own=[one.curve for one in done.values()],
             transferred=curves_for(name, matrix),
             missing=[*failures, *self.troubles.get(name, [])],
             settings={attack: words_of(one) for attack, one in done.items()},
         )
-        best = done.get(verdict.beaten_by)
-        command = ""
-        if best and verdict.at:
-            command = command_for(folder.spec, name, self.seed, best, verdict.at.eps)
+        command = self._rerun(name, verdict, done)
         attacks = [attack.removeprefix("audit-") for attack in done]
         attacks += [one.curve.attack for one in crossed]
         seconds += sum(one.seconds for one in struck)
@@ -273,7 +270,20 @@ class _Seed:
         put_verdicts(folder.path, make_table([row], VERDICTS))
         self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
         if command:
-            self.audit.progress.say(f"{name}: audit, {norm}: the same attack in a run: {command}")
+            self.audit.progress.say(f"{name}: audit, {norm}: in a run of its own: {command}")
+
+    def _rerun(self, name: str, verdict: Verdict, done: Mapping[str, Struck]) -> str:
+        """Return the command for the strongest of the attacks that beat the run's and that a run
+        can do; "" where there is none."""
+        at = verdict.at
+        if not verdict.beaten_by or at is None:
+            return ""
+        beat = [attack for attack, left in at.left.items() if left <= at.plain - DROP + 1e-9]
+        for attack in sorted(set(beat) & set(done), key=lambda attack: (at.left[attack], attack)):
+            spec = self.audit.folder.spec
+            if command := command_for(spec, name, self.seed, done[attack], at.eps):
+                return command
+        return ""
 
     def _struck(
         self, target: Target, subject: Subject, norm: str, images: ImageDataset

@@ -79,8 +79,8 @@ defenses (transfer), and under all of them together (headline, with its Wilson i
 or, where the defense is ``stochastic``, under the lowest one. The robust accuracy is at most the
 headline. NaN where nothing was measured. ``p_value`` is that of the drop, over all eps; ``attacks``
 names the audit's own, ``seconds`` is what they took. Where the drop is one, ``beaten_by`` names the
-attack that took most and ``rerun`` is the command that runs it again, where a run can; else both
-are empty.
+attack that took most and ``rerun`` is the command that runs it again, or the strongest that a run
+can do and that takes as much as the rule asks; else they are empty.
 """
 
 TRANSFER = columns(

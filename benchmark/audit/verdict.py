@@ -31,7 +31,7 @@ Every verdict but a fair one says why, and one with such a drop names the attack
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -63,8 +63,8 @@ class Rung:
     """The accuracies at one ``eps``, all over the same ``n`` images; NaN where not measured.
 
     ``only_plain`` images stand under the plain attack alone, ``only_stronger`` under the stronger
-    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``. ``best`` is the
-    single attack of the audit that leaves fewest standing, on the images that it saw.
+    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``. ``left``
+    maps each attack of the audit to the share of the images that it alone leaves standing.
     """
 
     eps: float
@@ -78,7 +78,12 @@ class Rung:
     high: float
     only_plain: int
     only_stronger: int
-    best: str = ""
+    left: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> str:
+        """The single attack of the audit that leaves fewest standing; "" without one."""
+        return min(self.left, key=lambda name: self.left[name], default="")
 
     @property
     def drop(self) -> float:
@@ -250,7 +255,7 @@ def _rung(
         high=high,
         only_plain=int((of_plain & ~of_stronger).sum()) if both else 0,  # type: ignore[operator]
         only_stronger=int((of_stronger & ~of_plain).sum()) if both else 0,  # type: ignore[operator]
-        best=_best([*own, *transferred], eps, n),
+        left=_left([*own, *transferred], eps, n),
     )
 
 
@@ -268,14 +273,13 @@ def _standing(
     return correct & ~torch.stack(answers).any(0)
 
 
-def _best(some: Sequence[_Fates], eps: float, n: int) -> str:
-    """Return the name of the attack that turned most; "" where none was run at ``eps``."""
-    turned = {
-        fates.curve.attack: int(fell.sum())
+def _left(some: Sequence[_Fates], eps: float, n: int) -> dict[str, float]:
+    """Return what each attack leaves standing of ``n`` images, where it was run at ``eps``."""
+    return {
+        fates.curve.attack: _share(~fell)
         for fates in some
         if (fell := fates.fell(eps, n)) is not None
     }
-    return max(turned, key=lambda name: turned[name], default="")
 
 
 def _share(stands: Tensor | None) -> float:
