@@ -35,6 +35,7 @@ from reports.text_table import TextTable
 from reports.words import eps_words, runs_of
 
 EVERY = {"attack": "every attack", "library": "all libraries"}
+AUDITED = {"attack": "every attack and the audit’s", "library": "all libraries"}
 
 Attack = tuple[str, str]
 """An attack's name and its library."""
@@ -49,6 +50,8 @@ class WorstCase:
     seeds, the images right without attack that each attack turned, ``alone`` those that it alone
     did, and ``fell`` those that any did. ``audited`` are the fates under the audit's attacks as
     well, of the images that they saw too; ``by_audit`` counts those that the audit alone turned.
+    Where the defense is ``stochastic``, all of these are of the lowest single attack, which has no
+    others to be alone among.
     """
 
     norm: str
@@ -110,15 +113,20 @@ def _worst_case(
             alone[names[row]] += int((hits & single).sum())
         fell += int(((fate == FELL) & (right == STOOD)).sum())
         both = _audited(found.audited.get((norm, defense, seed)), eps, stood, fate, random=random)
-        by_audit += int(((both == FELL) & (fate == STOOD)).sum())
+        by_audit += 0 if random else int(((both == FELL) & (fate == STOOD)).sum())
         fates.append(fate)
-        # What some attacks did not see has no worst case of draws.
-        seen.append(fate if random else worst_seen(stood))
+        seen.append(_lowest_seen(stood) if random else worst_seen(stood))
         clean.append(np.where(fate == ABSENT, ABSENT, right).astype(np.int8))
         audited.append(both)
     stacks = np.stack(fates), np.stack(seen), np.stack(clean)
     counts = turned, alone, fell, np.stack(audited), by_audit, random
     return WorstCase(norm, eps, defense, seeds, attacks, *stacks, *counts)
+
+
+def _lowest_seen(stood: Fates) -> Fates:
+    """Return the lowest draw among those that saw most images."""
+    counts = (stood != ABSENT).sum(axis=1)
+    return lowest(list(stood[counts == counts.max()]))
 
 
 def _audited(
@@ -222,7 +230,8 @@ def _frames(
     for (norm, defense, eps), group in stretches:
         if audited and (norm, defense) not in told:
             continue
-        key: Row = {"dataset": context.run.spec.dataset, **EVERY, "norm": norm}
+        what = AUDITED if audited else EVERY
+        key: Row = {"dataset": context.run.spec.dataset, **what, "norm": norm}
         key |= {"defense": defense, "eps": eps, "seeds": int(group["seeds"].max())}
         case = by_key.get((norm, defense, eps))
         if case is None:
@@ -240,7 +249,8 @@ def _frames(
             notes.append(f"{row['images']} of {row['images_seen']} images")
         if audited:
             notes = [f"n={row['images']}"]
-            notes += [f"{case.by_audit} fell to the audit alone"] if case.by_audit else []
+            if case.by_audit:
+                notes.append(f"{case.by_audit} fell to the audit alone")
         rows.append({**key, **row, "remark": ", ".join(notes)})
         seeds += [{**key, **one} for one in own]
     columns = [

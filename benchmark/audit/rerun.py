@@ -51,7 +51,13 @@ def command_for(run: RunSpec, defense: str, seed: int, struck: Struck, eps: floa
         *("--n-train", str(run.n_train), "--n-test", str(run.n_test), "--seeds", str(seed)),
         *("--eps", f"{eps:.12g}", "--attacks", setting),
     ]
-    return f"{COMMAND} {shlex.join(words)}"
+    return f"{COMMAND} {' '.join(map(_quoted, words))}"
+
+
+def _quoted(word: str) -> str:
+    """Quote for the shell; in double quotes, where nothing in them means more, for the reader."""
+    plain = shlex.quote(word) == word
+    return f'"{word}"' if not plain and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _can_be_named(attack: AttackSpec, setting: str) -> bool:

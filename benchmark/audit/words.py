@@ -40,8 +40,8 @@ MEANINGS: dict[Ruling, str] = {
     "invalid": "the data leak, or the defense breaks its interface: no number means anything until"
     " that is mended",
     "gradient masking": "the defense hides its gradient from the run's attacks",
-    "attack too weak": "a stronger attack takes at least 10 points more, and nothing is wrong with"
-    " the defense: repeat the run with that attack",
+    "attack too weak": "a stronger attack takes at least 10 points more, and no check found"
+    " anything wrong with the defense: repeat the run with that attack",
     "undecided": "what is missing before it can be told stands beside it",
     "attacked fairly": "no alarm is left unexplained, and nothing stronger takes 10 points more",
 }
