@@ -61,7 +61,7 @@ def answers(
             continue
         kept = Kept.of(defense)
         try:
-            drawn = seeded(derive_seed(seed, "answers"), data.device)
+            drawn = seeded(derive_seed(seed, "answers"), data.device, defense)
             with contained(), torch.no_grad(), drawn:
                 ask = partial(getattr(defense, name), x.clone())
                 said: Any = in_layout(defense, data.device, ask, say)

@@ -16,11 +16,13 @@ from benchmark.spec import NORMS
 HARNESS = {
     "eps": "budgets come from the preset or --eps",
     "n": "the number of images comes from the preset or --n-test",
-    "eot": "a preset names it under attack_settings",
-    "bpda": "a preset names it under attack_settings",
     "type": "it is the name before the parentheses",
 }
 """Words that the harness keeps for itself, with where they are set."""
+
+SEEING: dict[str, type] = {"eot": int, "bpda": bool}
+"""How an attack looks at the defense, which the harness does for it: fresh draws of the defense's
+noise per query, and the gradient of its stand-in."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class NamedAttack:
         known = [item.name for item in fields(adapter)]
         if self.params.get("norm", NORMS[0]) not in NORMS:
             raise unknown_name("norm", str(self.params["norm"]), NORMS)
-        for key in self.params:
+        for key, value in self.params.items():
+            if key in SEEING and key not in known:
+                if type(value) is not SEEING[key]:
+                    kind = "a whole number" if SEEING[key] is int else "True or False"
+                    raise UsageError(f"{self.library}:{self.text}: {key} must be {kind}")
+                continue
             if key in HARNESS and key not in known:
                 raise UsageError(
                     f"{self.library}:{self.text}: {key} is not set here; {HARNESS[key]}"

@@ -13,13 +13,13 @@ and explained on its page docs/checks/<name>.md. ``basic`` checks are cheap and 
 
 from collections.abc import Iterator, Mapping
 
-from benchmark.audit import behaviour, gradients, neighbours, outcomes
+from benchmark.audit import behaviour, gradients, neighbours, noise, outcomes
 from benchmark.audit.registration import REGISTERED, Check, check
 from benchmark.audit.subject import LEVELS, Finding, Level, Subject
 
 __all__ = ["CHECKS", "Check", "check", "checks_of", "examine"]
 
-MODULES = (gradients, behaviour, neighbours, outcomes)
+MODULES = (gradients, behaviour, noise, neighbours, outcomes)
 
 CHECKS: Mapping[str, Check] = REGISTERED
 """Every check by its name."""

@@ -44,7 +44,7 @@ def code_map(
         raise UsageError(f"code map: attack {attack.name} needs one budget; name one such as pgd")
     own_seed = derive_seed(seed, data.info.name, name, "code-map", attack.seed_name)
     labels = data.labels.cpu()
-    with seeded(own_seed, data.device):
+    with seeded(own_seed, data.device, defense):
         pred, clean = predict(defense, data), _codes(defense, data.x(), name)
         standing = (pred == labels).nonzero().flatten()
         images = _attacked(

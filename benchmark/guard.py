@@ -172,7 +172,7 @@ def check_answers(
     rows = torch.arange(len(data), device=device)
     try:
         for grad in (False, True):
-            with torch.set_grad_enabled(grad), seeded(seed, device):
+            with torch.set_grad_enabled(grad), seeded(seed, device, defense):
                 before = settings_now()
                 some = rows[:FEW] if grad else rows
                 asking = partial(Batches(BATCH_SIZE).each, some, ask)
@@ -181,7 +181,7 @@ def check_answers(
             if not grad:
                 answers = torch.cat(parts)
         before = settings_now()
-        with seeded(seed, device):
+        with seeded(seed, device, defense):
             predict(rows[:FEW])
         kept.check("predict", before)
         if seeds := seeded_by(lambda: ask(rows[:FEW]), device):
@@ -198,6 +198,18 @@ def check_answers(
             say(defense.answer_form.note)
     finally:
         kept.restore()
+
+
+def repeats_itself(defense: Defense, data: ImageDataset, seed: int) -> bool:
+    """Tell whether ``defense`` answers a few clean images twice alike under one seed."""
+    x = data.x(torch.arange(min(FEW, len(data)), device=data.device))
+
+    def ask() -> Tensor:
+        with torch.no_grad(), seeded(seed, data.device, defense):
+            answer: Tensor = defense(x)
+            return answer
+
+    return torch.allclose(ask(), ask(), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _check_logits(logits: Any, n: int, n_classes: int) -> None:

@@ -132,6 +132,8 @@ class ModelOrigin:
 class ModelRecord:
     """One trained defense of a run: how it was made and what was measured on it.
 
+    ``stochastic`` is what the defense says of itself: attacks on it are draws.
+
     ``log`` has one mapping per epoch (``epoch``, ``seconds``, and whatever the defense logs:
     ``loss``, ``clean_accuracy``, ``adversarial_accuracy``, ...). ``measures`` holds numbers taken
     on the trained model; ``code_distance`` is a mapping with ``value``, ``ci_low``, ``ci_high``,
@@ -147,6 +149,7 @@ class ModelRecord:
     train_seconds: float
     log: list[dict[str, float]]
     measures: Mapping[str, Any] = field(default_factory=dict)
+    stochastic: bool = False
     origin: ModelOrigin | None = None
 
 

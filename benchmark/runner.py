@@ -25,7 +25,7 @@ from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.errors import UsageError
 from benchmark.freshness import standing
-from benchmark.guard import Kept, check_answers, intact
+from benchmark.guard import Kept, check_answers, intact, repeats_itself
 from benchmark.loading import load_images, load_present, say_classes, say_repeats
 from benchmark.locks import held
 from benchmark.origin import another
@@ -36,6 +36,7 @@ from benchmark.provenance import attack_versions, provenance
 from benchmark.restart import failed_before
 from benchmark.results import CELLS, SAMPLES, ModelRecord, Status, make_table, read_models
 from benchmark.run_folder import RunFolder
+from benchmark.seeding import UNREPEATABLE
 from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, derive_seed
 from benchmark.stats import wilson_interval
 from benchmark.stretch import Limits
@@ -191,6 +192,8 @@ class _Row:
             parts = (images.info.name, self.defense.seed_name, "check")
             seed = derive_seed(self.seed, *parts)
             check_answers(model, images, seed, lambda text: self.progress.say(f"{name}: {text}"))
+            if model.stochastic and not repeats_itself(model, images, seed):
+                self.progress.say(f"{name}: {UNREPEATABLE}")
             return Kept.of(model)
 
         kept = self._tried("check", work, check)

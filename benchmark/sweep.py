@@ -137,7 +137,7 @@ def sweep(
     cell's seed. The defense must be in evaluation mode and on the data's device. Whatever the
     attack raises passes through.
     """
-    with seeded(seed_at(0.0), data.device):
+    with seeded(seed_at(0.0), data.device, defense):
         pred_clean = predict(defense, data)
     correct = pred_clean == data.labels.cpu()
     search = _Search(defense, attack, spec, data, inside_for(defense, spec, data))
@@ -284,7 +284,8 @@ class _Search:
             self._attack(found, rows, eps, lambda view, x, y: self._search(view, x, y, eps, rng))
             advance(len(rows))
 
-        with seeded(seed, device):  # for libraries and defenses that take no generator
+        # For libraries that take no generator, and for the defense's own noise.
+        with seeded(seed, device, self.defense):
             if once:
                 self._descend(found, standing, budgets, seed, advance)
             else:

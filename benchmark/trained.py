@@ -82,6 +82,7 @@ def trained(
         log=log.epochs,
         measures=measures,
         origin=origin,
+        stochastic=defense.stochastic,
     )
 
 
@@ -186,7 +187,10 @@ class _Fitting:
         name, data = self.spec.name, self.data
         stem = self.cache.folder / self.key[:32]
         self.say(f"training on {len(data)} images")
-        with keeping(stem, name, self.progress) as kept, seeded(self.model_seed, data.device):
+        with (
+            keeping(stem, name, self.progress) as kept,
+            seeded(self.model_seed, data.device, defense),
+        ):
             log = defense.fit(data, seed=self.model_seed, progress=self.progress)
         check_fit(log, data)
         defense.eval()
@@ -231,9 +235,9 @@ REMEDY = "keep all that fit sets in parameters or buffers (register_buffer)"
 @torch.no_grad()
 def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
     """Return what is measured on a trained model besides attacks: its own, its codes' distance."""
-    with seeded(seed, test_set.device):
+    with seeded(seed, test_set.device, defense):
         measures = dict(defense.measure(test_set))
-    with seeded(seed, test_set.device):
+    with seeded(seed, test_set.device, defense):
         parts = [defense.embed(test_set.x(rows)) for rows in test_set.batches(BATCH_SIZE)]
     codes = [part.double().cpu() for part in parts if part is not None]
     if len(codes) == len(parts):

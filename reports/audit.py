@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.words import ANSWERS, RULINGS
+from benchmark.audit.words import ANSWERS, DISTRUSTED, MEANINGS, RULINGS
 from reports import tables
 from reports.explanations import explanation
 from reports.heat_map import Matrix, heat_map
@@ -72,10 +72,10 @@ def _share(context: RunContext) -> str:
 
 # --- verdicts ----------------------------------------------------------------------------------
 
-_CLASSES = {"masked": "alarm", "undecided": "undecided", "attacked fairly": ""}
+_CLASSES = {**dict.fromkeys(DISTRUSTED, "alarm"), "undecided": "undecided", "attacked fairly": ""}
 VERDICT_HEAD = (
     *("defense", "norm", "verdict", "why, or what to know", "eps", "clean", "run’s attacks"),
-    *("stronger", "transfer", "worst of all", "n"),
+    *("stronger", "transfer", "at most", "n"),
 )
 
 
@@ -84,12 +84,12 @@ def _verdicts(verdicts: pd.DataFrame, order: Sequence[str]) -> View:
     several = verdicts["seed"].nunique() > 1
     rows = _sorted(verdicts, order).to_dict("records")
     words = [_verdict_words(row, several=several) for row in rows]
-    counts = verdicts["verdict"].value_counts().to_dict()
     caption = (
         "The audit’s verdict on each defense, with accuracies at the eps that tells most: without"
-        " an attack; under the run’s own attacks; under the audit’s, transferred images among them;"
-        " under transferred images alone; and per image under all of them, with its Wilson 95 %"
-        " interval (where a defense answers at random, under the lowest one)"
+        " an attack; under all of the run’s own attacks together; under the audit’s, transferred"
+        " images among them; under transferred images alone; and per image under all of them, with"
+        " its Wilson 95 % interval: the robust accuracy is at most that (where a defense answers at"
+        " random, the lowest single attack counts in place of all together)"
     )
     return {
         "table": TextTable(caption, VERDICT_HEAD, words),
@@ -101,8 +101,22 @@ def _verdicts(verdicts: pd.DataFrame, order: Sequence[str]) -> View:
             }
             for row, cells in zip(rows, words, strict=True)
         ],
-        "counts": [(word, counts[word], _CLASSES[word]) for word in RULINGS if word in counts],
+        "counts": [
+            (NORM_WORDS.get(str(norm), str(norm)), _counts(own))
+            for norm, own in verdicts.groupby("norm", sort=False)
+        ],
+        "meanings": [(w, MEANINGS[w]) for w in RULINGS if w in set(verdicts["verdict"])],
+        "reruns": [
+            {"defense": cells[0], "norm": cells[1], "line": row["rerun"]}
+            for row, cells in zip(rows, words, strict=True)
+            if row["rerun"]
+        ],
     }
+
+
+def _counts(verdicts: pd.DataFrame) -> list[tuple[str, int, str]]:
+    counts = verdicts["verdict"].value_counts().to_dict()
+    return [(word, counts[word], _CLASSES[word]) for word in RULINGS if word in counts]
 
 
 def _verdict_words(row: Row, *, several: bool) -> list[str]:
@@ -175,8 +189,13 @@ def _finding_words(row: Row, *, several: bool) -> list[str]:
         f"{row['value']:.3g}" if is_number(row["value"]) else "–",
         f"{row['threshold']:.3g}" if is_number(row["threshold"]) else "–",
         str(row["evidence"]),
-        str(row["attack"]) or "the defense",
+        _sweep(row) or "the defense",
     ]
+
+
+def _sweep(row: Row) -> str:
+    library = f" ({row['library']})" if row["library"] else ""  # which older audits do not name
+    return f"{row['attack']}{library}" if row["attack"] else ""
 
 
 def _checks(findings: pd.DataFrame) -> list[View]:

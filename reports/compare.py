@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from benchmark.audit.words import DISTRUSTED
 from reports import tables
 from reports.flags import flags
 from reports.outcomes import Outcomes, in_order, outcomes
@@ -77,7 +78,11 @@ def make(context: RunContext) -> Section | None:
         "enough": any(c.seeds >= FEWEST for c in compared),
         "absent": [name for name in order if not any(name in (c.a, c.b) for c in compared)],
         "file": f"{prefix}compare",
-        "masked": sorted({name for (_, name), word in flags(context).items() if word == "masked"}),
+        "distrusted": [
+            (word, names)
+            for word in DISTRUSTED
+            if (names := sorted({n for (_, n), own in flags(context).items() if own == word}))
+        ],
     }
     title = "The defenses compared, image by image"
     return Section("compare", title, "sections/compare.html.j2", view, files)

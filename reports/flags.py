@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from benchmark.audit.words import RULINGS
+from benchmark.audit.words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports.section import RunContext
 
 Flags = Mapping[tuple[str, str], str]
@@ -37,12 +37,10 @@ def flagged(frame: pd.DataFrame, words: Mapping[str, str]) -> dict[str, str]:
     """
     names = list(dict.fromkeys(frame["defense"]))
     told = {words.get(name, "") for name in names}
-    doubtful = {"masked", "undecided"} if told != {"undecided"} else {"masked"}
+    doubtful = DOUBTFUL if told != {"undecided"} else DISTRUSTED
     return {name: labelled(name, words, doubtful) for name in names}
 
 
-def labelled(
-    name: str, words: Mapping[str, str], doubtful: Collection[str] = ("masked", "undecided")
-) -> str:
+def labelled(name: str, words: Mapping[str, str], doubtful: Collection[str] = DOUBTFUL) -> str:
     """Return a defense's name with its verdict, where that is one of the ``doubtful``."""
     return f"{name} ({words[name]})" if words.get(name) in doubtful else name

@@ -4,7 +4,7 @@ Everything that compares images (worst case, paired tests, cost) starts here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,21 +23,39 @@ Fates = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
+class Audited:
+    """What the audit's own attacks did to a defense in one norm, under one seed.
+
+    ``reach`` (images,) are the distances within which they turned the images: infinite where they
+    did not, NaN where they did not see the image. ``draws`` are the fates (images,) under each
+    attack at each eps that it was run at.
+    """
+
+    reach: Distances
+    draws: Mapping[tuple[str, float], Fates]
+
+    @property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """Which images the audit attacked."""
+        return ~np.isnan(self.reach)
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """The cells of a run that are ok, and their images.
 
     ``cells`` holds their keys, a row per cell, ``images`` the sample ids, ascending. ``stood`` and
-    ``clean`` (cells, images) are the images' fates under attack and without one. ``audited`` maps
-    (norm, defense, seed) to the distances (images,) within which the audit's own attacks turned
-    them: infinite where they did not, NaN where they did not see the image. It lacks stochastic
-    defenses, on which ten attacks more are ten draws more.
+    ``clean`` (cells, images) are the images' fates under attack and without one. ``audited`` are
+    those under the audit's own attacks, ``stochastic`` the defenses on which each further attack is
+    one more draw.
     """
 
     cells: pd.DataFrame
     images: npt.NDArray[np.int64]
     stood: Fates
     clean: Fates
-    audited: Mapping[tuple[str, str, int], Distances] = field(default_factory=dict)
+    audited: Mapping[tuple[str, str, int], Audited]
+    stochastic: frozenset[str]
 
 
 def outcomes(context: RunContext) -> Outcomes:
@@ -54,18 +72,26 @@ def outcomes(context: RunContext) -> Outcomes:
     clean[codes, ids] = samples["pred_clean"].to_numpy() == samples["label"].to_numpy()
     cells = cells[kept].reset_index(drop=True)
     images = np.asarray(images)
-    return Outcomes(cells, images, stood[kept], clean[kept], _audited(context, images))
+    audited, random = _audited(context, images), stochastic_defenses(context)
+    return Outcomes(cells, images, stood[kept], clean[kept], audited, random)
+
+
+def stochastic_defenses(context: RunContext) -> frozenset[str]:
+    """Return the defenses that answer at random: they, the audit or an attack with EOT says so."""
+    verdicts, cells = context.audit.verdicts, context.cells
+    declared = {model.defense for model in context.run.models if model.stochastic}
+    judged = set(verdicts.loc[verdicts["stochastic"].astype(bool), "defense"])
+    # Runs made before models said it: EOT is skipped on a defense without noise.
+    averaged = set(cells.loc[(cells["status"] == "ok") & (cells["eot"] > 1), "defense"])
+    return frozenset(declared | judged | averaged)
 
 
 def _audited(
     context: RunContext, images: npt.NDArray[np.int64]
-) -> dict[tuple[str, str, int], Distances]:
+) -> dict[tuple[str, str, int], Audited]:
     samples = context.audit.samples
     samples = samples[samples["dataset"] == context.run.spec.dataset]
     samples = samples[np.isin(samples["sample_id"].to_numpy(), images)]
-    verdicts = context.audit.verdicts
-    random = set(verdicts.loc[verdicts["stochastic"].astype(bool), "defense"])
-    samples = samples[~samples["defense"].isin(random)]
     found = {}
     key: Any
     for key, own in samples.groupby(["norm", "defense", "seed"], observed=True):
@@ -76,8 +102,19 @@ def _audited(
         places = np.searchsorted(images, own["sample_id"].to_numpy())
         np.fmin.at(reach, places, np.where(turned, within, np.inf))
         norm, defense, seed = key
-        found[str(norm), str(defense), int(seed)] = reach
+        draws = _draws(own.assign(place=places), len(images))
+        found[str(norm), str(defense), int(seed)] = Audited(reach, draws)
     return found
+
+
+def _draws(samples: pd.DataFrame, n: int) -> dict[tuple[str, float], Fates]:
+    draws: dict[tuple[str, float], Fates] = {}
+    key: Any
+    for key, own in samples.groupby(["attack", "eps"], observed=True):
+        fates = np.full(n, ABSENT, dtype=np.int8)
+        fates[own["place"]] = ~own["success"].to_numpy(dtype=bool)
+        draws[str(key[0]), float(key[1])] = fates
+    return draws
 
 
 def aligned(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
@@ -92,7 +129,12 @@ def aligned(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
 def _chosen(
     found: Outcomes, images: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
 ) -> Outcomes:
-    audited = {key: reach[columns] for key, reach in found.audited.items()}
+    audited = {
+        key: Audited(
+            own.reach[columns], {name: fates[columns] for name, fates in own.draws.items()}
+        )
+        for key, own in found.audited.items()
+    }
     fates = found.stood[:, columns], found.clean[:, columns]
     return replace(found, images=images, stood=fates[0], clean=fates[1], audited=audited)
 
@@ -106,17 +148,16 @@ def worst(stood: Fates) -> Fates:
     return np.asarray(fate, dtype=np.int8)
 
 
-def audit_turned(
-    found: Outcomes, norm: str, defense: str, seed: int, eps: float
-) -> npt.NDArray[np.bool_]:
-    """Tell of each image whether the audit's own attacks turned it within ``eps``.
+def lowest(draws: Sequence[Fates]) -> Fates:
+    """Return the fates under the single attack that left fewest of the images that all saw.
 
-    An image that they turned at a smaller eps lies in the larger ball too.
+    That is the worst case of a stochastic defense: an image that falls in one of ten draws would
+    fall to one of ten attacks, whatever they do. Images that an attack did not see are absent.
     """
-    reach = found.audited.get((norm, defense, seed))
-    if reach is None:
-        return np.zeros(len(found.images), dtype=bool)
-    return np.asarray(reach <= eps)
+    whole = np.stack(draws)
+    every = (whole != ABSENT).all(axis=0)
+    left = (whole[:, every] == STOOD).sum(axis=1)
+    return np.where(every, whole[int(left.argmin())], ABSENT).astype(np.int8)
 
 
 def worst_seen(stood: Fates) -> Fates:

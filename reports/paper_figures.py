@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.audit.words import RULINGS
+from benchmark.audit.words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports import published as paper
 from reports.code_map import COLOURS, bare, code_legend, code_row
 from reports.drawing import Picture, canvas, render
@@ -157,7 +157,7 @@ def _remarks(panel: Panel) -> str:
         return ""
     # Where every curve is undecided, the page says so, and so does each number in its table.
     undecided = {curve.flag for curve in panel.drawn} == {"undecided"}
-    doubts = {"masked"} if undecided else {"masked", "undecided"}
+    doubts = DISTRUSTED if undecided else DOUBTFUL
     found: dict[str, list[str]] = {}
     for curve in panel.curves:
         if word := curve.words or (curve.flag if curve.flag in doubts else ""):
@@ -181,7 +181,7 @@ def _in_words(panel: Panel) -> list[str]:
         numbers = [f"{row.measured:.1f} at eps {row.eps:g}" for row in rows.itertuples()]
         if absent := len(curve.points) - len(known):
             numbers.append(f"no number at {absent} of {len(curve.points)} eps")
-        doubt = f" ({curve.flag})" if curve.flag in ("masked", "undecided") else ""
+        doubt = f" ({curve.flag})" if curve.flag in DOUBTFUL else ""
         sentences.append(f"{curve.name}{doubt} {', '.join(numbers)}.")
     return sentences or [f"{NOT_RUN}."]
 

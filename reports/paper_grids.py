@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.audit.words import DISTRUSTED
 from reports import published as paper
 from reports.markdown import markdown_escape, markdown_table
 from reports.paper import MEASURED, NOT_RUN, by_trust
@@ -21,12 +22,13 @@ from reports.tables import is_number, latex_escape, span
 LINES = ("published", "measured", "95 %", "difference")
 NOTHING = "–"
 RELATIONS = {"above": "↑", "within": "≈", "below": "↓"}
-FLAGS = {"masked": "!", "undecided": "?"}
+FLAGS = {**dict.fromkeys(DISTRUSTED, "!"), "undecided": "?"}
 LEGEND = (
     "↑ and ↓: the measured number lies above or below the published one, which its 95 % interval"
     " does not hold; ≈: the interval holds the published number. It is over images only: another"
     " training would give another number. !: the"
-    " audit found that the attack fell short (masked); ?: the audit is undecided."
+    " audit does not believe it (attack too weak, gradient masking or invalid), so that the true"
+    " number is lower or means nothing; ?: the audit is undecided."
 )
 CAUTION = (
     "A run of any other preset than paper reproduces nothing, however near its numbers: its"

@@ -1,7 +1,13 @@
-"""The worst case: the images that no attack and no library of a run turned, per defense and eps."""
+"""The worst case: the images that no attack and no library of a run turned, per defense and eps.
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+What the audit's attacks turned stands apart, over the images that the audit attacked: the others
+would seem to have withstood it. Of a stochastic defense the lowest single attack counts, as in the
+audit's verdicts: each further one is one more draw.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +20,11 @@ from reports.outcomes import (
     ABSENT,
     FELL,
     STOOD,
+    Audited,
     Fates,
     Outcomes,
-    audit_turned,
     in_order,
+    lowest,
     outcomes,
     worst,
     worst_seen,
@@ -28,6 +35,7 @@ from reports.text_table import TextTable
 from reports.words import eps_words, runs_of
 
 EVERY = {"attack": "every attack", "library": "all libraries"}
+AUDITED = {"attack": "every attack and the audit’s", "library": "all libraries"}
 
 Attack = tuple[str, str]
 """An attack's name and its library."""
@@ -35,14 +43,15 @@ Attack = tuple[str, str]
 
 @dataclass(frozen=True)
 class WorstCase:
-    """All attacks on a defense within one ball, image by image.
+    """All attacks of a run on a defense within one ball, image by image.
 
     ``fates`` (seeds, images) are those of the images that every one of ``attacks`` saw; ``seen``
     those of all that were attacked; ``clean`` those without an attack. ``turned`` counts, over
     seeds, the images right without attack that each attack turned, ``alone`` those that it alone
-    did, and ``fell`` those that any did. ``by_audit`` are those that only the audit's own attacks
-    turned: they have fallen in ``fates`` and ``seen``. An image that the audit did not see counts
-    by the run's attacks alone.
+    did, and ``fell`` those that any did. ``audited`` are the fates under the audit's attacks as
+    well, of the images that they saw too; ``by_audit`` counts those that the audit alone turned.
+    Where the defense is ``stochastic``, all of these are of the lowest single attack, which has no
+    others to be alone among.
     """
 
     norm: str
@@ -56,7 +65,14 @@ class WorstCase:
     turned: Mapping[Attack, int]
     alone: Mapping[Attack, int]
     fell: int
+    audited: Fates
     by_audit: int = 0
+    stochastic: bool = False
+
+    @property
+    def by_any_audit(self) -> bool:
+        """Whether the audit attacked any of the images."""
+        return bool((self.audited != ABSENT).any())
 
 
 def worst_cases(found: Outcomes) -> list[WorstCase]:
@@ -83,26 +99,48 @@ def _worst_case(
     seeds = sorted(set(seed_of[rows].tolist()))
     attacks = list(dict.fromkeys(names[row] for row in rows))
     turned, alone, fell = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0), 0
+    random = defense in found.stochastic
     by_audit = 0
-    fates, seen, clean = [], [], []
+    fates, seen, clean, audited = [], [], [], []
     for seed in seeds:
         own = rows[seed_of[rows] == seed]
         stood = found.stood[own]
-        fate, right = worst(stood), worst_seen(found.clean[own])
+        fate, right = lowest(stood) if random else worst(stood), worst_seen(found.clean[own])
         attacked = (stood == FELL) & ((fate != ABSENT) & (right == STOOD))
         single = attacked.sum(axis=0) == 1
         for row, hits in zip(own, attacked, strict=True):
             turned[names[row]] += int(hits.sum())
             alone[names[row]] += int((hits & single).sum())
-        fell += int(attacked.any(axis=0).sum())
-        audit = audit_turned(found, norm, defense, seed, eps)
-        by_audit += int((audit & (fate == STOOD)).sum())
-        every = worst_seen(stood)
-        fates.append(np.where(audit & (fate == STOOD), FELL, fate).astype(np.int8))
-        seen.append(np.where(audit & (every == STOOD), FELL, every).astype(np.int8))
+        fell += int(((fate == FELL) & (right == STOOD)).sum())
+        both = _audited(found.audited.get((norm, defense, seed)), eps, stood, fate, random=random)
+        by_audit += 0 if random else int(((both == FELL) & (fate == STOOD)).sum())
+        fates.append(fate)
+        seen.append(_lowest_seen(stood) if random else worst_seen(stood))
         clean.append(np.where(fate == ABSENT, ABSENT, right).astype(np.int8))
+        audited.append(both)
     stacks = np.stack(fates), np.stack(seen), np.stack(clean)
-    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, turned, alone, fell, by_audit)
+    counts = turned, alone, fell, np.stack(audited), by_audit, random
+    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, *counts)
+
+
+def _lowest_seen(stood: Fates) -> Fates:
+    """Return the lowest draw among those that saw most images."""
+    counts = (stood != ABSENT).sum(axis=1)
+    return lowest(list(stood[counts == counts.max()]))
+
+
+def _audited(
+    audit: Audited | None, eps: float, stood: Fates, fate: Fates, *, random: bool
+) -> Fates:
+    """Return the fates under the run's attacks and the audit's, where both saw the image."""
+    nobody = np.full_like(fate, ABSENT)
+    if audit is None:
+        return nobody
+    if random:
+        own = [fates for (_, at), fates in audit.draws.items() if math.isclose(at, eps)]
+        return lowest([*stood, *own]) if own else nobody
+    turned = np.where(audit.reach <= eps, FELL, fate)
+    return np.where((fate == ABSENT) | ~audit.seen, ABSENT, turned).astype(np.int8)
 
 
 def make(context: RunContext) -> Section | None:
@@ -111,29 +149,21 @@ def make(context: RunContext) -> Section | None:
     cases = worst_cases(found)
     if not cases:
         return None
-    pooled, single = _frames(context, cases)
-    files = {f"{context.prefix}worst-case.csv": tables.table_csv(pooled).encode()}
-    parts = []
-    for table in tables.accuracy_tables(pooled, flags(context)):
-        norm = table.attack["norm"]
-        name = f"{context.prefix}worst-case-{norm}"
-        files[f"{name}.csv"] = table.csv().encode()
-        files[f"{name}.md"] = table.markdown().encode()
-        files[f"{name}.tex"] = table.latex().encode()
-        own = pooled[pooled["norm"] == norm], single[single["norm"] == norm]
-        labels = flagged(own[0], flags_of(context, norm))
-        picture = figures.security_curves(*own, context.styles, labels=labels)
-        parts.append(
-            {
-                "table": table,
-                "norm": NORM_WORDS.get(norm, norm),
-                "file": name,
-                "figure": shown(name, picture, files) if picture else None,
-                "attacks": _attacks_in_words(context, found, [c for c in cases if c.norm == norm]),
-            }
-        )
-    view: View = {"parts": parts, "seeds": len(context.run.spec.seeds)}
+    files: dict[str, bytes] = {}
+    parts = _tables(context, cases, f"{context.prefix}worst-case", files)
+    audited = _tables(context, cases, f"{context.prefix}worst-case-audited", files, audited=True)
+    for norm, part in parts.items():
+        own = [case for case in cases if case.norm == norm]
+        part["attacks"] = _attacks_in_words(context, own)
+        part["audited"] = audited.get(norm)
+        part["images_audited"] = span(_count(case.audited) for case in own if case.by_any_audit)
+    view: View = {"parts": list(parts.values()), "seeds": len(context.run.spec.seeds)}
     view["csv"] = f"{context.prefix}worst-case.csv"
+    view["audited_csv"] = f"{context.prefix}worst-case-audited.csv" if audited else ""
+    view["stochastic"] = in_order(
+        [case.defense for case in cases if case.stochastic],
+        [defense.name for defense in context.run.spec.defenses],
+    )
     strongest = _strongest(context, cases)
     if strongest.rows:
         files |= strongest.files(f"{context.prefix}strongest")
@@ -144,7 +174,49 @@ def make(context: RunContext) -> Section | None:
     return Section("worst-case", "The worst case over all attacks", template, view, files)
 
 
-def _frames(context: RunContext, cases: Iterable[WorstCase]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(
+    context: RunContext,
+    cases: Sequence[WorstCase],
+    name: str,
+    files: dict[str, bytes],
+    *,
+    audited: bool = False,
+) -> dict[str, View]:
+    """Return, by norm, the table and the curves of the run's attacks, or of the audit's as well."""
+    if audited:
+        cases = [_with_audit(case) for case in cases if case.by_any_audit]
+        if not cases:
+            return {}
+    pooled, single = _frames(context, cases, audited=audited)
+    files[f"{name}.csv"] = tables.table_csv(pooled).encode()
+    parts: dict[str, View] = {}
+    for table in tables.accuracy_tables(pooled, flags(context)):
+        norm = table.attack["norm"]
+        file = f"{name}-{norm}"
+        files[f"{file}.csv"] = table.csv().encode()
+        files[f"{file}.md"] = table.markdown().encode()
+        files[f"{file}.tex"] = table.latex().encode()
+        own = pooled[pooled["norm"] == norm], single[single["norm"] == norm]
+        labels = flagged(own[0], flags_of(context, norm))
+        picture = figures.security_curves(*own, context.styles, labels=labels)
+        parts[norm] = {
+            "table": table,
+            "norm": NORM_WORDS.get(norm, norm),
+            "file": file,
+            "figure": shown(file, picture, files) if picture else None,
+        }
+    return parts
+
+
+def _with_audit(case: WorstCase) -> WorstCase:
+    """Return the case over the images that the audit attacked, with what it turned."""
+    clean = np.where(case.audited == ABSENT, ABSENT, case.clean).astype(np.int8)
+    return replace(case, fates=case.audited, seen=case.audited, clean=clean)
+
+
+def _frames(
+    context: RunContext, cases: Iterable[WorstCase], *, audited: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return frames as :func:`reports.tables.pool` and :func:`reports.tables.grid` make them."""
     by_key = {(case.norm, case.defense, case.eps): case for case in cases}
     known = context.pooled
@@ -154,13 +226,18 @@ def _frames(context: RunContext, cases: Iterable[WorstCase]) -> tuple[pd.DataFra
     rows: list[Row] = []
     seeds: list[Row] = []
     stretches: Any = context.pooled.groupby(["norm", "defense", "eps"], sort=False)
+    told = {(case.norm, case.defense) for case in by_key.values()}
     for (norm, defense, eps), group in stretches:
-        key: Row = {"dataset": context.run.spec.dataset, **EVERY, "norm": norm}
+        if audited and (norm, defense) not in told:
+            continue
+        what = AUDITED if audited else EVERY
+        key: Row = {"dataset": context.run.spec.dataset, **what, "norm": norm}
         key |= {"defense": defense, "eps": eps, "seeds": int(group["seeds"].max())}
         case = by_key.get((norm, defense, eps))
         if case is None:
             order = ("failed", "missing", "skipped")
             status = next((word for word in order if word in set(group["status"])), "missing")
+            status = "missing" if audited else status
             rows.append({**key, "status": status, "seeds_ok": 0})
             continue
         row, own = _summary(case)
@@ -170,8 +247,10 @@ def _frames(context: RunContext, cases: Iterable[WorstCase]) -> tuple[pd.DataFra
             notes.append("no image that every attack saw")
         elif row["images"] < row["images_seen"]:
             notes.append(f"{row['images']} of {row['images_seen']} images")
-        if case.by_audit:
-            notes.append(f"{case.by_audit} fell to the audit alone")
+        if audited:
+            notes = [f"n={row['images']}"]
+            if case.by_audit:
+                notes.append(f"{case.by_audit} fell to the audit alone")
         rows.append({**key, **row, "remark": ", ".join(notes)})
         seeds += [{**key, **one} for one in own]
     columns = [
@@ -199,7 +278,7 @@ def _frames(context: RunContext, cases: Iterable[WorstCase]) -> tuple[pd.DataFra
 def _summary(case: WorstCase) -> tuple[Row, list[Row]]:
     """Return the row of all seeds, and one per seed; intervals come later, all at once."""
     per_seed = [_share(fate) for fate in case.fates]
-    images = int((case.fates != ABSENT).any(axis=0).sum())
+    images = _count(case.fates)
     values = [value for value, _ in per_seed]
     row = {
         "status": "ok",
@@ -210,7 +289,7 @@ def _summary(case: WorstCase) -> tuple[Row, list[Row]]:
         "seed_low": min(values),
         "seed_high": max(values),
         "clean_accuracy": _share(case.clean)[0],
-        "images_seen": int((case.seen != ABSENT).any(axis=0).sum()),
+        "images_seen": _count(case.seen),
         "accuracy_seen": _share(case.seen)[0],
         "attacks": ", ".join(f"{attack} ({library})" for attack, library in case.attacks),
     }
@@ -222,15 +301,18 @@ def _summary(case: WorstCase) -> tuple[Row, list[Row]]:
     return row, own
 
 
+def _count(fates: Fates) -> int:
+    """Return how many images were attacked under any seed."""
+    return int((fates != ABSENT).any(axis=0).sum())
+
+
 def _share(fates: Fates) -> tuple[float, int]:
     """Return the share of the attacked that stood, and their number."""
     n = int((fates != ABSENT).sum())
     return (int((fates == STOOD).sum()) / n if n else float("nan")), n
 
 
-def _attacks_in_words(
-    context: RunContext, found: Outcomes, cases: Iterable[WorstCase]
-) -> list[tuple[str, str]]:
+def _attacks_in_words(context: RunContext, cases: Iterable[WorstCase]) -> list[tuple[str, str]]:
     """Return, per defense, the attacks that went in and the images that each saw."""
     pooled = context.pooled[context.pooled["status"] == "ok"]
     seen = pooled.groupby(["norm", "defense", "attack", "library"])["images"]
@@ -242,16 +324,7 @@ def _attacks_in_words(
             text = f"{attack} ({library}, {n} images)"
             words.setdefault(case.defense, {})[attack, library] = text
     order = in_order(list(words), [d.name for d in context.run.spec.defenses])
-    audited = _audit_in_words(found, {case.norm for case in cases})
-    return [(name, ", ".join([*words[name].values(), *audited.get(name, [])])) for name in order]
-
-
-def _audit_in_words(found: Outcomes, norms: Collection[str]) -> dict[str, list[str]]:
-    seen: dict[str, int] = {}
-    for (norm, defense, _), reach in found.audited.items():
-        if norm in norms:
-            seen[defense] = max(seen.get(defense, 0), int((~np.isnan(reach)).sum()))
-    return {name: [f"the audit’s attacks ({n} images)"] for name, n in seen.items()}
+    return [(name, ", ".join(words[name].values())) for name in order]
 
 
 # --- which attack is strongest where -----------------------------------------------------------
@@ -293,6 +366,7 @@ def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
         own = several[norm, defense]
         grid = [case.eps for case in own]
         for winners, group in runs_of(own, _winners):
+            random = group[0].stochastic  # whose fallen are the strongest attack's own
             reached = [case.turned[winners[0]] / case.fell for case in group]
             only = [sum(case.alone[attack] for attack in winners) for case in group]
             others = [case.fell - case.turned[winners[0]] for case in group]
@@ -303,9 +377,9 @@ def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
                     eps_words([case.eps for case in group], grid),
                     " and ".join(f"{attack} ({library})" for attack, library in winners)
                     + (" alike" if len(winners) > 1 else ""),
-                    _ends(reached, "{:.3f}"),
-                    _ends(only, "{:d}"),
-                    _ends(others, "{:d}"),
+                    "–" if random else _ends(reached, "{:.3f}"),
+                    "–" if random else _ends(only, "{:d}"),
+                    "–" if random else _ends(others, "{:d}"),
                     _ends([int((case.fates != ABSENT).sum()) for case in group], "{:d}"),
                 ]
             )

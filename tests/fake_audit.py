@@ -20,6 +20,7 @@ def finding(defense, check="zero-gradient", answer="pass", **other):
         "defense": defense,
         "seed": 0,
         "attack": "",
+        "library": "",
         "level": "basic",
         "check": check,
         "answer": answer,
@@ -56,6 +57,8 @@ def verdict(defense, word="undecided", **other):
         "headline_high": 0.9,
         "p_value": math.nan,
         "attacks": "" if word == "undecided" else "apgd",
+        "beaten_by": "" if word in ("undecided", "attacked fairly") else "audit-apgd",
+        "rerun": "",
         "seconds": 1.0,
     }
     return row | other
@@ -101,7 +104,7 @@ def put_audit(run_dir, *, findings=(), verdicts=(), pairs=(), samples=()):
 
 
 def fake_audit(run_dir):
-    """Audit a run in full: its first defense is masked, the others were attacked fairly."""
+    """Audit a run in full: its first defense masks its gradient, the others are fair."""
     names = [defense.name for defense in read_run(run_dir).spec.defenses]
     put_audit(
         run_dir,
@@ -110,7 +113,7 @@ def fake_audit(run_dir):
             *(finding(name, "random-forward", "note", reason="random") for name in names[1:2]),
         ],
         verdicts=[
-            verdict(name, "masked" if name == names[0] else "attacked fairly", norm=norm)
+            verdict(name, "gradient masking" if name == names[0] else "attacked fairly", norm=norm)
             for name in names
             for norm in ("linf", "l2")
         ],

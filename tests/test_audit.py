@@ -19,6 +19,7 @@ from benchmark.audit.models import OtherModelError, recall
 from benchmark.audit.registration import Check
 from benchmark.audit.subject import Finding
 from benchmark.audit.tables import read_audit
+from benchmark.audit.verdict import judge
 from benchmark.checks import checks_of
 from benchmark.errors import UsageError
 from benchmark.loading import load_images
@@ -37,7 +38,7 @@ def test_what_is_written_is_read(tmp_path):
     put_audit(
         tmp_path,
         findings=[finding("a"), finding("a", "other", attack="pgd"), finding("b")],
-        verdicts=[verdict("a", "masked"), verdict("b")],
+        verdicts=[verdict("a", "gradient masking"), verdict("b")],
         pairs=transfer(("a", "b")),
         samples=[audit_sample("a", 0, falls=True)],
     )
@@ -80,7 +81,7 @@ def test_one_defense_is_forgotten(tmp_path):
         ({"findings": [finding("a"), finding("a")]}, "a check's answer appears twice"),
         ({"findings": [finding("a", answer="alarm", evidence="")]}, "has no evidence"),
         ({"verdicts": [verdict("a", "robust")]}, "unknown verdict 'robust'"),
-        ({"verdicts": [verdict("a", "masked", reasons="")]}, "has no reason"),
+        ({"verdicts": [verdict("a", "invalid", reasons="")]}, "has no reason"),
         ({"verdicts": [verdict("a", plain_accuracy=1.5)]}, "outside"),
         (
             {"verdicts": [verdict("a", "attacked fairly", stronger_accuracy=math.nan)]},
@@ -92,6 +93,33 @@ def test_one_defense_is_forgotten(tmp_path):
 def test_a_table_that_says_nonsense_is_refused(tmp_path, wrong, words):
     with pytest.raises(ResultsError, match=words):
         put_audit(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "ruling"),
+    [
+        ("zero gradient; 95 % stand at eps 0.2 under the run's attack", "gradient masking"),
+        ("the run's attack falls short; 95 % stand", "attack too weak"),
+        ("flat in eps; 95 % stand", "attack too weak"),
+        ("zero gradient; tested on training images; 95 % stand", "invalid"),
+    ],
+)
+def test_an_audit_of_an_older_version_is_read(tmp_path, reasons, ruling):
+    rows = [verdict("a", "invalid", reasons=reasons), verdict("b")]
+    put_audit(tmp_path, findings=[finding("a", attack="pgd")], verdicts=rows)
+    for name, lacking in (("audit", ["library"]), ("verdicts", ["beaten_by", "rerun"])):
+        path = tmp_path / f"{name}.parquet"
+        old = pd.read_parquet(path).drop(columns=lacking)
+        if name == "verdicts":
+            old["verdict"] = old["verdict"].replace("invalid", "masked")
+        old.to_parquet(path, index=False)
+    found = read_audit(tmp_path)
+    assert found.verdicts["verdict"].tolist() == [ruling, "undecided"]
+    assert found.verdicts["rerun"].tolist() == ["", ""]
+    assert found.findings["library"].tolist() == [""]
+    put_audit(tmp_path, verdicts=[verdict("b", "attacked fairly")])  # what is old is kept
+    tables.forget(tmp_path, "mnist", "b", 0)
+    assert read_audit(tmp_path).verdicts["verdict"].tolist() == [ruling]
 
 
 # --- inside a run
@@ -126,7 +154,7 @@ def test_a_run_audits_its_defenses(audited):
     assert set(found.findings["level"]) == {"basic"}
     (row,) = found.verdicts.to_dict("records")
     # A basic audit attacks no harder, and never says that it did.
-    assert row["verdict"] in ("undecided", "masked")
+    assert row["verdict"] in ("undecided", "gradient masking")
     assert "stronger attack" in row["reasons"]
     assert math.isnan(row["stronger_accuracy"])
     assert not math.isnan(row["plain_accuracy"])
@@ -206,7 +234,7 @@ def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     check = Check("zero-gradient", "basic", (), lambda subject: alarm)
     monkeypatch.setattr(auditing, "checks_of", lambda level: [check])
     (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
-    assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("masked", True)
+    assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
 
 
 def test_curves_are_the_runs_own_image_by_image(tmp_path):
@@ -225,15 +253,38 @@ def test_curves_are_the_runs_own_image_by_image(tmp_path):
     assert unaudited(folder) == [(spec.defenses[0], 0)]
 
 
+def test_two_libraries_have_a_finding_each_and_the_audit_is_not_lost(audited, tmp_path):
+    spec = small(attacks=("pgd",), libraries=("inhouse", "torchattacks"))
+    assert [attack.library for attack in spec.attacks] == ["inhouse", "torchattacks"]
+    found = read_audit(start(spec, tmp_path).path)
+    flat = found.findings[found.findings["check"] == "flat-in-eps"]
+    assert sorted(zip(flat["attack"], flat["library"], strict=True)) == [
+        ("pgd", "inhouse"),
+        ("pgd", "torchattacks"),
+    ]
+    (row,) = found.verdicts.to_dict("records")
+    assert "failed" not in row["reasons"]
+    assert row["n"] > 0
+
+
 # --- afterwards
 
 
 def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
     """Two defenses attack each other; what is judged is not judged again."""
+
+    def judging(**given):
+        # A finding about a sweep in the other norm is known by that sweep.
+        assert {curve.norm for curve in given["plain"]} == {"linf", "l2"}
+        return judge(**given)
+
     monkeypatch.setattr("benchmark.audit.harder.FACTOR", 0.1)
     monkeypatch.setattr("benchmark.audit.harder.LEVELS", 1)
     monkeypatch.setattr(auditing, "IMAGES", 8)
-    spec = small(defenses=("undefended", "e-cla"))
+    monkeypatch.setattr("benchmark.audit.harder.judge", judging)
+    spec = small(defenses=("undefended", "e-cla"), attacks=("pgd", "pgd-l2"))
+    l2 = replace(spec.attacks[1], threat=ThreatModel("l2", (1.0,)))
+    spec = replace(spec, attacks=(spec.attacks[0], l2))
     path = start(spec, tmp_path).path
     cells = (path / "cells.parquet").read_bytes()
     audit_run(path, level="full", data_dir=None, progress=Progress())
@@ -313,6 +364,15 @@ def test_the_command_prints_the_verdicts(audited, capsys):
     out = capsys.readouterr().out
     assert "undefended" in out
     assert "stronger attack" in out
+    assert "at most" in out
+    assert "undecided: what is missing" in out
+
+
+def test_the_line_counts_verdicts_in_each_norm(tmp_path):
+    run_dir = fake_run(tmp_path, fake_spec(("a", "b"), seeds=(0,)))
+    rows = [verdict("a", "invalid"), verdict("b"), verdict("a", norm="l2"), verdict("b", norm="l2")]
+    put_audit(run_dir, verdicts=rows)
+    assert audit_line(run_dir).endswith("; linf: 1 invalid, 1 undecided; l2: 2 undecided")
 
 
 def test_passes_through_a_generator_alone_do_not_count():

@@ -1,10 +1,12 @@
 """Each check finds the fault planted for it and passes a model without one."""
 
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import maskings
 import pytest
@@ -17,6 +19,7 @@ from benchmark.attacks.pgd import PGD
 from benchmark.audit.probes import budget, gradients, worst_case
 from benchmark.audit.registration import REGISTERED, Check, check
 from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.audit.words import Role
 from benchmark.checks import CHECKS, checks_of, examine
 from benchmark.datasets import DIGITS
 from benchmark.defense import Defense
@@ -189,7 +192,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "shifted-images": [(looked_up, "holds only at the stored images")],
     "noisy-images": [(looked_up, "holds only at the stored images")],
     "logit-jumps": [(looked_up, "holds only at the stored images")],
-    "train-test-overlap": [(known_images, "tested on training images")],
+    "train-test-overlap": [(known_images, "100% of the test images are among the training images")],
     "rising-loss": [(of(maskings.WrongSign), "loss does not rise")],
     "lost-on-the-way": [(lost, "success lost on the way")],
     "unbounded-attack": [(of(maskings.WrongSign), "unbounded attack fails")],
@@ -209,8 +212,20 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
 }
 
 
+NOTED = {"repeatable-noise"}
+"""Checks that never raise an alarm, with tests of their own below."""
+
+
 def test_every_check_has_a_planted_fault():
-    assert set(FAULTS) == set(CHECKS)
+    assert set(FAULTS) | NOTED == set(CHECKS)
+
+
+def test_roles_say_what_an_alarm_counts_for():
+    of_role = {role: {n for n, c in CHECKS.items() if c.role == role} for role in get_args(Role)}
+    assert of_role["symptom"] >= {"rising-loss", "flat-in-eps", "longer-attack", "black-box"}
+    interface = {"probability-outputs", "two-answers", "state-changes", "batch-dependence"}
+    assert of_role["invalid"] >= {"train-test-overlap", "randomness", *interface}
+    assert of_role["cause"] >= {"zero-gradient", "gradient-sign", "missing-gradient"}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +246,20 @@ def test_passes_a_model_without_a_fault(honest, name):
     found = answer(name, honest)
     assert found.answer == "pass", found.evidence
     assert found.reason == ""
+
+
+def test_of_a_stochastic_defense_the_lowest_single_attack_counts(bench):
+    fell = torch.zeros(1, N, dtype=torch.bool)
+    parts = [(0, 3), (3, 8)]
+    curves = []
+    for i, (first, last) in enumerate(parts):
+        success = fell.clone()
+        success[:, first:last] = True
+        far = torch.where(success, 0.1, 9.0).double()
+        curves.append(Curve(f"a{i}", "inhouse", "linf", (0.1,), success, far))
+    for defense, expected in ((bench.bare, 8), (Declared(bench.bare), 5)):
+        found = worst_case(subject_of(defense, bench, curves=curves))
+        assert int(found.success.sum()) == expected
 
 
 # --- what is no fault, or not of the attack ------------------------------------------------------
@@ -279,8 +308,28 @@ def test_noise_that_no_seed_stills_leaves_differences_undecided(bench):
             return x + 0.1 * torch.randn(x.shape, generator=rng)
 
     subject = subject_of(Own(bench.bare), bench)
-    for name in ("batch-dependence", "gradient-mode", "gradient-size", "logit-jumps"):
+    doubted = ("gradient-mode", "gradient-size", "gradient-steps", "logit-jumps")
+    for name in ("batch-dependence", *doubted):
         assert answer(name, subject).answer == "undecided"
+    found = answer("repeatable-noise", subject)
+    assert (found.answer, "cannot be repeated" in found.reason) == ("note", True)
+
+
+def test_noise_from_a_generator_of_its_own_is_stilled_by_the_harness(bench):
+    class Own(Around):
+        stochastic = True
+
+        def __init__(self, bare):
+            super().__init__(bare)
+            self.rng = torch.Generator().manual_seed(0)
+
+        def before(self, x: Tensor) -> Tensor:
+            return x + 0.1 * torch.randn(x.shape, generator=self.rng)
+
+    subject = subject_of(Own(bench.bare), bench, eot=4)
+    names = ["batch-dependence", "gradient-mode", "gradient-size", "repeatable-noise"]
+    assert [answer(name, subject).answer for name in names] == ["pass"] * len(names)
+    assert answer("gradient-steps", subject).answer != "alarm"
 
 
 def test_noise_that_turns_labels_is_not_taken_for_a_move(bench):
@@ -482,6 +531,13 @@ def test_what_several_checks_look_at_is_measured_once(bench):
 
 
 # --- the pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["invalid", "symptom"])
+def test_the_overview_names_the_checks_of_each_role(role):
+    text = " ".join((PAGES / "README.md").read_text("utf-8").split())
+    listed = re.search(rf"- `{role}`, [^:]*: (.*?)\.", text).group(1)
+    assert set(listed.split(", ")) == {name for name, own in CHECKS.items() if own.role == role}
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))

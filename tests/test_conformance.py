@@ -123,6 +123,8 @@ class Noisy(Good):
 
 
 class OwnNoise(Good):
+    """Keeps its generator, which the harness finds and seeds."""
+
     stochastic = True
 
     def __init__(self, info):
@@ -131,6 +133,18 @@ class OwnNoise(Good):
 
     def forward(self, x):
         return super().forward(x + 0.1 * torch.randn(x.shape, generator=self.rng))
+
+
+NOBODYS = torch.Generator()
+
+
+class HiddenNoise(Good):
+    """Draws from a generator where nobody finds it."""
+
+    stochastic = True
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn(x.shape, generator=NOBODYS))
 
 
 class NoisyVotes(Good):
@@ -287,7 +301,7 @@ class SpoilsData(Good):
         (NotFinite, "a logit that is not finite"),
         (Squeezed, r"forward of one image must return logits of shape \(1, 10\)"),
         (Noisy, "set stochastic = True"),
-        (OwnNoise, "must draw its noise from torch's global generator"),
+        (HiddenNoise, "must draw its noise from torch's global generator"),
         (NoisyVotes, "predict differs between two calls"),
         (BatchDependent, "depend on the other images of its batch"),
         (CountsCalls, "in evaluation mode must not change calls"),

@@ -84,7 +84,7 @@ def audit(defense, bench, enough, queries=60):
     findings = list(examine(subject, "basic"))
     (transfer,) = transfers(
         [Party("other", bench.other)],
-        [Party("masked", defense)],
+        [Party("planted", defense)],
         bench.test,
         THREAT,
         seed_at=lambda name, eps: derive_seed(name, eps),
@@ -132,7 +132,10 @@ def test_a_masking_is_found_and_broken(planted, bench, target):
     assert set(planted.reasons) & set(raised), sorted(raised)
     if planted.breakable:
         assert broken(verdict), ([rung.headline for rung in verdict.rungs], target)
-    if planted.name in HARMLESS:
-        assert verdict.ruling in ("attacked fairly", "masked")
+    broken_rules = [f for f in raised.values() if (f.answer, f.role) == ("alarm", "invalid")]
+    if broken_rules:
+        assert verdict.ruling == "invalid", str(verdict)
+    elif planted.name in HARMLESS:
+        assert verdict.ruling in ("attacked fairly", "gradient masking")
     else:
-        assert verdict.ruling == "masked", str(verdict)
+        assert verdict.ruling == "gradient masking", str(verdict)

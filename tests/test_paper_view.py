@@ -59,7 +59,7 @@ OWN = [("madry", MADRY), ("ot-cla-adv", ("MNIST", "OT-CLA+Adv (ot-cla-adv)"))]
 
 def test_the_audits_doubts_mark_the_accuracies_under_attack(tmp_path):
     made = run(tmp_path)
-    words = {"madry": "masked", "ot-cla-adv": "undecided"}
+    words = {"madry": "gradient masking", "ot-cla-adv": "undecided"}
     rows = [verdict(name, word) for name, word in words.items()]
     put_verdicts(made.path, make_table(rows, VERDICTS))
     frames = paper_tables([made])
@@ -71,9 +71,9 @@ def test_the_audits_doubts_mark_the_accuracies_under_attack(tmp_path):
     assert marks["ot-cla-adv"][1:] == ["?"] * 4
     assert "!: the audit" in table.words
     of_madry = frames["table1"].query("defense == 'madry' and status == 'measured'")
-    assert of_madry["audit"].tolist() == ["", *["masked"] * 4]
+    assert of_madry["audit"].tolist() == ["", *["gradient masking"] * 4]
     alt = paper_figures(frames)["figure2"].picture.alt
-    assert "Adv. Training (madry) (masked) 90.0 at eps 0" in alt
+    assert "Adv. Training (madry) (gradient masking) 90.0 at eps 0" in alt
 
 
 def test_a_cell_holds_published_measured_interval_and_difference(tmp_path):

@@ -1,6 +1,7 @@
 """The report on the audit: its section, its flags beside the accuracies, and the worst case."""
 
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,13 +11,14 @@ from fake_runs import fake_run, fake_spec
 from pages import Page
 
 from benchmark.audit.tables import AuditTables, read_audit
-from benchmark.results import SAMPLES, make_table
+from benchmark.results import SAMPLES, ModelRecord, make_table
 from reports import accuracy, audit, tables, worst_case
 from reports.audit import NOT_MEASURED
 from reports.explanations import FOLDERS, explanation, paragraphs, plain_text
 from reports.flags import flagged, flags
 from reports.heat_map import Matrix, heat_map
 from reports.html import write_report
+from reports.outcomes import stochastic_defenses
 from reports.section import RunContext
 
 NAMES = ("undefended", "madry", "<b>gan</b>")
@@ -24,7 +26,7 @@ NAMES = ("undefended", "madry", "<b>gan</b>")
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
-    """A run whose undefended model is masked, by a full audit."""
+    """A run whose undefended model masks its gradient, says a full audit."""
     run_dir = fake_run(tmp_path_factory.mktemp("audited"), fake_spec(NAMES, seeds=(0,)))
     fake_audit(run_dir)
     return run_dir
@@ -51,11 +53,10 @@ def with_samples(run, samples, verdicts=()):
 
 
 def test_the_section_tells_verdicts_numbers_and_reasons(page):
-    assert "2 masked" in page.words
-    assert "4 attacked fairly" in page.words
-    row = (
-        "undefended l∞ masked no gradient & <none> 0.1 0.950 0.800 0.100 0.200 0.100 [0.050, 0.900]"
-    )
+    for norm in ("l∞", "l2"):  # each norm is counted for itself
+        assert f"{norm}: 1 gradient masking {norm}: 2 attacked fairly" in page.words
+    row = "undefended l∞ gradient masking no gradient & <none> 0.1 0.950 0.800 0.100 0.200 0.100"
+    row += " [0.050, 0.900]"
     assert row in page.words
     assert "<b>gan</b>" in page.words  # shown, not made bold
     assert "alarm: no gradient" in page.words
@@ -73,7 +74,7 @@ def test_every_file_is_there_in_three_forms(audited, page):
     whole = pd.read_csv(folder / "transfer.csv")
     assert len(whole) == 9
     kept = pd.read_csv(folder / "audit.csv")
-    assert set(kept["verdict"]) == {"masked", "attacked fairly"}
+    assert set(kept["verdict"]) == {"gradient masking", "attacked fairly"}
 
 
 def test_a_run_without_an_audit_says_so_and_flags_nothing(tmp_path):
@@ -101,7 +102,7 @@ def test_a_basic_audit_names_what_is_missing(tmp_path):
 
 def test_seeds_have_rows_of_their_own(tmp_path):
     run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0, 1)))
-    rows = [verdict("madry", "attacked fairly"), verdict("madry", "masked", seed=1)]
+    rows = [verdict("madry", "attacked fairly"), verdict("madry", "attack too weak", seed=1)]
     pairs = transfer(("madry",)) + transfer(("madry",), seed=1, accuracy=0.5)
     put_audit(run_dir, verdicts=rows, pairs=pairs)
     whole = context(run_dir)
@@ -110,7 +111,7 @@ def test_seeds_have_rows_of_their_own(tmp_path):
     assert names == {"madry (seed 0)", "madry (seed 1)"}
     (shown,) = section.view["maps"]
     assert shown["table"].rows == [["madry", "0.275"]]  # the mean over seeds
-    assert flags(whole)["linf", "madry"] == "masked"  # of several the worst
+    assert flags(whole)["linf", "madry"] == "attack too weak"  # of several the worst
 
 
 def test_the_heat_map_says_its_numbers_to_who_cannot_see_it():
@@ -126,24 +127,25 @@ def test_the_heat_map_says_its_numbers_to_who_cannot_see_it():
 
 def test_flags_stand_beside_the_accuracies(audited, page):
     links = [a for a in page.all("a") if "flag" in a.get("class", "")]
-    assert {a["class"] for a in links} >= {"flag masked", "flag attacked"}
+    assert {a["class"] for a in links} >= {"flag gradient-masking", "flag attacked-fairly"}
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert all(a["href"][1:] in ids for a in links)
     table = next((audited / "report").glob("01-*.csv")).read_text("utf-8").splitlines()
     assert table[0].startswith("defense,audit,clean")
-    assert table[1].startswith("undefended,masked,")
+    assert table[1].startswith("undefended,gradient masking,")
     latex = next((audited / "report").glob("01-*.tex")).read_text("ascii")
-    assert r"{undefended {\tiny masked}}" in latex
+    assert r"{undefended {\tiny gradient masking}}" in latex
     alts = " ".join(img["alt"] for img in page.all("img"))
-    assert "undefended (masked):" in alts
+    assert "undefended (gradient masking):" in alts
     assert "madry:" in alts  # a fair verdict needs no flag in a legend
-    assert "So it is here, says the audit : masked is undefended." in page.words
+    assert "So it is here, says the audit : gradient masking (undefended)." in page.words
 
 
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ({"a": "masked", "b": "undecided"}, {"a": "a (masked)", "b": "b (undecided)"}),
+        ({"a": "invalid", "b": "undecided"}, {"a": "a (invalid)", "b": "b (undecided)"}),
+        ({"a": "attack too weak"}, {"a": "a (attack too weak)", "b": "b"}),
         ({"a": "undecided", "b": "undecided"}, {"a": "a", "b": "b"}),
         ({"a": "attacked fairly", "b": "undecided"}, {"a": "a", "b": "b (undecided)"}),
         ({"a": "undecided"}, {"a": "a (undecided)", "b": "b"}),
@@ -156,43 +158,84 @@ def test_a_legend_names_doubts_unless_all_share_them(words, shown):
 
 def test_a_norm_has_its_own_flag(tmp_path):
     run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
-    put_audit(run_dir, verdicts=[verdict("madry", "masked", norm="l2")])
+    put_audit(run_dir, verdicts=[verdict("madry", "gradient masking", norm="l2")])
     linf, l2 = tables.accuracy_tables(context(run_dir).pooled, flags(context(run_dir)))
-    assert (linf.flags, l2.flags) == ({}, {"madry": "masked"})
+    assert (linf.flags, l2.flags) == ({}, {"madry": "gradient masking"})
 
 
 # --- the worst case
 
 
-def worst(samples, audit_samples, **stochastic):
-    whole = with_samples(run_of(samples), audit_samples, [stochastic])
+def worst(samples, audit_samples, **verdicts):
+    """The accuracies of the run's attacks, of the audit's as well, and the page."""
+    whole = with_samples(run_of(samples), audit_samples, [verdicts])
     section = worst_case.make(whole)
-    frame = pd.read_csv(io.BytesIO(section.files["worst-case.csv"]))
-    return frame.set_index("eps")["robust_accuracy"].to_dict(), page_of(section).words
+    found = []
+    for name in ("worst-case.csv", "worst-case-audited.csv"):
+        if name not in section.files:
+            found.append({})
+            continue
+        frame = pd.read_csv(io.BytesIO(section.files[name]))
+        frame = frame[frame["status"] == "ok"].set_index("eps")
+        found.append(
+            {eps: (row["robust_accuracy"], row["images"]) for eps, row in frame.iterrows()}
+        )
+    return *found, page_of(section).words
 
 
-def stood(eps):
-    return [sample("madry", "pgd", i, falls=False, eps=eps) for i in range(8)]
+def stood(eps, attack="pgd", fallen=(), **options):
+    return [sample("madry", attack, i, falls=i in fallen, eps=eps, **options) for i in range(8)]
 
 
-def test_what_the_audit_turned_has_fallen_at_every_eps_that_reaches_it():
-    samples = stood(0.05) + stood(0.1) + stood(0.2)
+def test_what_the_audit_turned_stands_apart_over_the_images_that_it_attacked():
+    """Two of the four that it attacked, at every eps that reaches them: no other one dilutes it."""
+    samples = stood(0.05) + stood(0.1) + stood(0.2, fallen=(2, 7))
     found = [audit_sample("madry", i, falls=i < 2, distance=0.08) for i in range(4)]
-    accuracies, words = worst(samples, found)
-    assert accuracies == {0.05: 1.0, 0.1: 0.75, 0.2: 0.75}
+    run, audited, words = worst(samples, found)
+    assert run == {0.05: (1.0, 8), 0.1: (1.0, 8), 0.2: (0.75, 8)}
+    assert audited == {0.05: (1.0, 4), 0.1: (0.5, 4), 0.2: (0.25, 4)}
     assert "2 fell to the audit alone" in words
-    assert "the audit’s attacks (4 images)" in words
+    assert "on the 4 images that it attacked" in words
+    assert "n=4" in words
 
 
 def test_a_hair_outside_the_ball_is_within():
-    accuracies, _ = worst(stood(0.1), [audit_sample("madry", 0, falls=True, distance=0.1 + 1e-8)])
-    assert accuracies == {0.1: 7 / 8}
+    found = [audit_sample("madry", i, falls=i == 0, distance=0.1 + 1e-8) for i in range(8)]
+    assert worst(stood(0.1), found)[1] == {0.1: (7 / 8, 8)}
 
 
-def test_draws_of_a_stochastic_defense_are_not_added_up():
-    found = [audit_sample("madry", i, falls=True) for i in range(8)]
-    accuracies, _ = worst(stood(0.1), found, stochastic=True)
-    assert accuracies == {0.1: 1.0}
+def test_of_a_stochastic_defense_the_lowest_single_attack_counts_everywhere():
+    """Attacks turn three images each, and no two the same: the union would be six, or nine."""
+    samples = stood(0.1, fallen=(0, 1)) + stood(0.1, "eot", fallen=(2, 3, 4))
+    found = [audit_sample("madry", i, falls=i in (5, 6), distance=0.08) for i in range(8)]
+    found += [
+        audit_sample("madry", i, falls=i in (0, 5, 6, 7), attack="from undefended")
+        for i in range(8)
+    ]
+    run, audited, words = worst(samples, found, stochastic=True)
+    assert run == {0.1: (5 / 8, 8)}
+    assert audited == {0.1: (4 / 8, 8)}
+    assert "the lowest single attack counts" in words
+    assert "fell to the audit alone" not in words
+    # What a deterministic one with the same outcomes would have.
+    assert worst(samples, found)[:2] == ({0.1: (3 / 8, 8)}, {0.1: (0.0, 8)})
+
+
+def test_a_draw_at_another_eps_says_nothing_of_a_stochastic_defense():
+    found = [audit_sample("madry", i, falls=True, eps=0.05) for i in range(8)]
+    assert worst(stood(0.1), found, stochastic=True)[1] == {}
+
+
+def test_a_stochastic_defense_is_known_without_an_audit(tmp_path):
+    record = ModelRecord("madry", 0, "k", {}, 1, 1.0, [], stochastic=True)
+    samples = stood(0.1, fallen=(0, 1)) + stood(0.1, "eot", fallen=(2, 3, 4))
+    run = replace(run_of(samples), models=[record])
+    assert stochastic_defenses(context(run)) == {"madry"}
+    frame = pd.read_csv(io.BytesIO(worst_case.make(context(run)).files["worst-case.csv"]))
+    assert frame["robust_accuracy"].tolist() == [5 / 8]
+    cells = run.cells.assign(eot=10)  # a run made before models said it
+    assert stochastic_defenses(context(replace(run, models=[], cells=cells))) == {"madry"}
+    assert stochastic_defenses(context(replace(run, models=[]))) == set()
 
 
 def test_clean_errors_and_other_norms_and_images_add_nothing():
@@ -202,7 +245,17 @@ def test_clean_errors_and_other_norms_and_images_add_nothing():
         audit_sample("madry", 99, falls=True),
         audit_sample("rse", 2, falls=True),
     ]
-    assert worst(stood(0.1), found)[0] == {0.1: 1.0}
+    run, audited, _ = worst(stood(0.1), found)
+    assert run == {0.1: (1.0, 8)}
+    assert audited == {0.1: (1.0, 1)}
+
+
+def test_the_attack_that_took_more_is_named_with_its_command(tmp_path):
+    run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
+    line = "python -m benchmark run --attacks 'torchattacks:APGD(steps=100)'"
+    put_audit(run_dir, verdicts=[verdict("madry", "attack too weak", rerun=line)])
+    words = page_of(audit.make(context(run_dir))).words
+    assert f"madry , l∞: {line}" in words
 
 
 # --- the pages of the checks

@@ -23,8 +23,20 @@ def curve(falls, eps=(0.1, 0.2), attack="pgd", norm="linf", n=N, first=0):
     return Curve(attack, "inhouse", norm, tuple(eps), success, far)
 
 
-def alarm(check, reason, attack=""):
-    return Finding(check, "alarm", 1.0, 0.0, "measured", reason, attack)
+def alarm(check, reason, role, attack=""):
+    return Finding(check, "alarm", 1.0, 0.0, "measured", reason, attack, role=role)
+
+
+def cause(check, reason):
+    return alarm(check, reason, "cause")
+
+
+def symptom(check, reason, attack=""):
+    return alarm(check, reason, "symptom", attack)
+
+
+def invalid(check, reason):
+    return alarm(check, reason, "invalid")
 
 
 def verdict(plain, own=(), transferred=(), findings=(), *, correct=N, stochastic=False, **options):
@@ -49,24 +61,27 @@ def test_a_stronger_attack_that_agrees_makes_a_fair_one():
     assert (found.rungs[0].low, found.rungs[0].high) == pytest.approx(wilson_interval(55, N))
 
 
-def test_a_drop_beyond_chance_masks_and_both_accuracies_are_told():
+def test_a_drop_beyond_chance_is_a_weak_attack_and_both_accuracies_are_told():
     found = verdict([curve([0, 5])], [curve([30, 95])])
-    assert found.ruling == "masked"
+    assert found.ruling == "attack too weak"
     assert found.at.eps == 0.2
     assert (found.at.plain, found.at.stronger) == pytest.approx((0.95, 0.05))
-    assert "95 % stand at eps 0.2 under the run's attack and 5 %" in str(found)
+    assert str(found) == (
+        "attack too weak: at eps 0.2 all of the run's attacks together leave 95 % standing, the"
+        " audit's 5 %: robust accuracy is at most 5 % (n=100); beaten by pgd"
+    )
 
 
 def test_a_transferred_attack_counts_as_a_stronger_one():
     found = verdict([curve([0, 5])], transferred=[curve([30, 95], attack="from undefended")])
-    assert found.ruling == "masked"
+    assert (found.ruling, found.beaten_by) == ("attack too weak", "from undefended")
     assert math.isnan(found.at.own)
     assert found.at.transferred == pytest.approx(0.05)
 
 
 def test_few_points_are_no_masking_however_sure():
     assert verdict([curve([0, 50])], [curve([9, 59])]).ruling == "attacked fairly"
-    assert verdict([curve([0, 50])], [curve([10, 60])]).ruling == "masked"
+    assert verdict([curve([0, 50])], [curve([10, 60])]).ruling == "attack too weak"
 
 
 def test_a_drop_that_may_be_chance_is_undecided():
@@ -76,8 +91,8 @@ def test_a_drop_that_may_be_chance_is_undecided():
     )
     found = verdict([plain], [own])
     assert found.ruling == "undecided"
-    assert "more images: 90 % stand at eps 0.2" in str(found)
-    assert "of 20 images that may be chance" in str(found)
+    assert "more images: at eps 0.2" in str(found)
+    assert "(n=20), and of so few that may be chance" in str(found)
 
 
 def test_an_attack_that_turns_others_is_not_stronger_and_counts_in_the_headline():
@@ -89,41 +104,73 @@ def test_an_attack_that_turns_others_is_not_stronger_and_counts_in_the_headline(
 
 def test_a_cause_masks_also_where_nothing_stronger_was_found():
     flat = [curve([0, 0])]
-    found = verdict(flat, flat, findings=[alarm("zero-gradient", "zero gradient")])
-    assert found.ruling == "masked"
+    found = verdict(flat, flat, findings=[cause("zero-gradient", "zero gradient")])
+    assert (found.ruling, found.beaten_by) == ("gradient masking", "")
     assert found.reasons[0] == "zero gradient"
     assert "no attack found more" in found.reasons[1]
 
 
 def test_a_cause_that_did_not_stop_the_attack_is_a_remark():
     down = [curve([60, 97])]
-    found = verdict(down, down, findings=[alarm("edge-gradient", "clamped input")])
+    found = verdict(down, down, findings=[cause("edge-gradient", "clamped input")])
     assert found.ruling == "attacked fairly"
     assert found.remarks == ("clamped input, which did not stop the attack",)
     # Without a stronger attack nobody knows.
-    assert verdict(down, findings=[alarm("edge-gradient", "clamped")]).ruling == "masked"
+    assert verdict(down, findings=[cause("edge-gradient", "clamped")]).ruling == "gradient masking"
 
 
 def test_a_symptom_alone_is_undecided_and_with_a_drop_a_reason():
-    flat = [alarm("flat-in-eps", "flat in eps", attack="pgd")]
+    flat = [symptom("flat-in-eps", "flat in eps", attack="pgd")]
     found = verdict([curve([0, 0])], [curve([0, 0])], findings=flat)
     assert str(found) == "undecided: an explanation of: flat in eps"
     found = verdict([curve([0, 0])], [curve([0, 60])], findings=flat)
-    assert (found.ruling, found.reasons[0]) == ("masked", "flat in eps")
+    assert (found.ruling, found.reasons[0]) == ("attack too weak", "flat in eps")
 
 
 def test_where_a_cause_is_known_symptoms_are_not_repeated():
     found = verdict(
         [curve([0, 0])],
         [curve([0, 60])],
-        findings=[alarm("rising-loss", "loss does not rise"), alarm("zero-gradient", "zero")],
+        findings=[symptom("rising-loss", "loss does not rise"), cause("zero-gradient", "zero")],
     )
+    assert found.ruling == "gradient masking"
     assert found.reasons[0] == "zero"
-    assert len(found.reasons) == 2
+    assert len(found.reasons) == 3  # the cause, the numbers, the attack
+
+
+def test_what_breaks_the_interface_or_leaks_is_invalid_whatever_the_numbers_say():
+    leak = invalid("train-test-overlap", "50% of the test images are among the training images")
+    down = [curve([60, 97])]
+    found = verdict(down, down, findings=[leak, cause("zero-gradient", "zero")])
+    assert found.ruling == "invalid"
+    assert found.reasons[:2] == (leak.reason, "zero")
+    assert "robust accuracy is at most 40 %" in found.reasons[2]
+    found = verdict([curve([0, 5])], [curve([30, 95])], findings=[leak])
+    assert (found.ruling, found.beaten_by) == ("invalid", "pgd")
+    assert "at most 5 %" in str(found)
+    assert verdict(down, findings=[leak]).ruling == "invalid"  # without a stronger attack, too
+
+
+def test_what_is_compared_is_all_of_the_runs_attacks_together():
+    """Two attacks of the run turn 30 images each; the audit's one turns them all and no others."""
+    plain = [curve([0, 30]), curve([0, 30], attack="cw", first=30)]
+    found = verdict(plain, [curve([0, 60], attack="audit-margin")])
+    assert found.rungs[1].plain == pytest.approx(0.4)
+    assert found.ruling == "attacked fairly"
+
+
+def test_the_attack_that_took_most_is_named_with_its_setting():
+    own = [curve([0, 40], attack="audit-margin"), curve([0, 60], attack="audit-apgd")]
+    words = {"audit-apgd": "torchattacks:APGD(loss='dlr', steps=100)"}
+    found = verdict([curve([0, 20])], own, settings=words)
+    assert found.beaten_by == "audit-apgd"
+    assert found.at.left == pytest.approx({"audit-margin": 0.6, "audit-apgd": 0.4})
+    assert "beaten by audit-apgd: torchattacks:APGD(loss='dlr', steps=100)" in str(found)
+    assert verdict([curve([0, 55])], own).beaten_by == ""  # five points are no drop
 
 
 def test_a_symptom_of_a_sweep_in_another_norm_does_not_concern_this_one():
-    own = [alarm("flat-in-eps", "flat in eps", attack="cw")]
+    own = [symptom("flat-in-eps", "flat in eps", attack="cw")]
     curves = [curve([40, 80]), curve([0, 0], attack="cw", norm="l2")]
     assert verdict(curves, [curve([40, 80])], findings=own).ruling == "attacked fairly"
 
@@ -169,7 +216,7 @@ def test_clean_errors_count_against_the_defense():
 
 def test_randomness_that_the_defense_does_not_declare_counts_as_randomness():
     parts = [curve([0, 30], attack=f"a{i}", first=10 * i) for i in range(5)]
-    found = verdict(parts, parts, findings=[alarm("randomness", "undeclared randomness")])
+    found = verdict(parts, parts, findings=[invalid("randomness", "undeclared randomness")])
     assert found.rungs[1].headline == pytest.approx(0.7)
 
 

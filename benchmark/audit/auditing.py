@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.models import recall
+from benchmark.audit.registration import role_of
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.audit.tables import (
     FINDINGS,
@@ -131,6 +132,8 @@ def audit_failed(folder: RunFolder, name: str, seed: int, reason: str) -> None:
             "stochastic": False,
             "n": 0,
             "attacks": "",
+            "beaten_by": "",
+            "rerun": "",
             "seconds": 0.0,
         }
         for norm in norms_of(folder, name, seed)
@@ -179,7 +182,7 @@ def subject_of(
     defense = target.defense
     images = test_set.head(min(IMAGES, len(test_set)))
     parts = (images.info.name, folder.spec.seed_name(target.name), "audit")
-    with seeded(derive_seed(target.seed, *parts), images.device):
+    with seeded(derive_seed(target.seed, *parts), images.device, defense):
         pred = predict(defense, images)
     eot, bpda = seen_through(folder, target)
     labels = images.labels
@@ -220,12 +223,16 @@ def passes_of(folder: RunFolder, target: Target, norm: str) -> float:
     Those through a generator alone do not count: they cost next to nothing beside the defense's.
     """
     samples = folder.samples
-    attacks = [spec.name for spec in folder.spec.attacks if not load_attack(spec).needs_generator]
+    attacks = {
+        (spec.name, spec.library)
+        for spec in folder.spec.attacks
+        if not load_attack(spec).needs_generator
+    }
     own = samples[_own(samples, target) & (samples["norm"] == norm)]
-    own = own[own["attack"].isin(attacks)]
     queries = own.groupby(["attack", "library", "sample_id"], observed=True)[
         ["n_forward", "n_backward"]
     ].sum()
+    queries = queries[[key[:2] in attacks for key in queries.index]]
     return float(queries.sum(axis=1).max()) / 2 if len(queries) else 0.0
 
 
@@ -278,7 +285,7 @@ def verdict_row(
         "verdict": verdict.ruling,
         "reasons": "; ".join(verdict.reasons),
         "remarks": "; ".join(verdict.remarks),
-        "stochastic": target.defense.stochastic,
+        "stochastic": verdict.stochastic,
         "eps": at.eps if at else None,
         "n": at.n if at else 0,
         "clean_accuracy": verdict.clean,
@@ -290,6 +297,8 @@ def verdict_row(
         "headline_high": at.high if at else None,
         "p_value": verdict.p_value,
         "attacks": ", ".join(attacks),
+        "beaten_by": verdict.beaten_by,
+        "rerun": "",
         "seconds": seconds,
     }
 
@@ -301,6 +310,7 @@ def _rows(
         yield {
             **_key(folder, target.name, target.seed),
             "attack": finding.attack,
+            "library": finding.library,
             "level": check.level,
             "check": check.name,
             "answer": finding.answer,
@@ -314,8 +324,8 @@ def _rows(
 
 
 def _finding(row: dict[Any, Any]) -> Finding:
-    names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack")
-    return Finding(*(row[name] for name in names))
+    names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack", "library")
+    return Finding(**{name: row[name] for name in names}, role=role_of(row["check"]))
 
 
 def _key(folder: RunFolder, name: str, seed: int) -> dict[str, Any]:

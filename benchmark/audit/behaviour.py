@@ -45,7 +45,7 @@ PASSES = 10
 # --- the form of the outputs ---------------------------------------------------------------------
 
 
-@check("probability-outputs", level="basic")
+@check("probability-outputs", level="basic", role="invalid")
 def probability_outputs(subject: Subject) -> Finding:
     """Tell whether the outputs are probabilities, or one-hot, where logits are asked for."""
     name = "probability-outputs"
@@ -79,7 +79,7 @@ def quantised_outputs(subject: Subject) -> Finding:
 # --- one image, one answer -----------------------------------------------------------------------
 
 
-@check("randomness", level="basic")
+@check("randomness", level="basic", role="invalid", doubts_gradient=False)
 def randomness(subject: Subject) -> Finding:
     """Tell whether the same images get other logits when they are asked for again."""
     name = "randomness"
@@ -103,7 +103,7 @@ def randomness(subject: Subject) -> Finding:
     return Finding(name, "note", far, SAME, evidence, reason, details=details)
 
 
-@check("batch-dependence", level="basic")
+@check("batch-dependence", level="basic", role="invalid", doubts_gradient=False)
 def batch_dependence(subject: Subject) -> Finding:
     """Tell whether an image's logits hang on the other images of its batch."""
     name = "batch-dependence"
@@ -155,7 +155,7 @@ def gradient_mode(subject: Subject) -> Finding:
     return alarm_if(far > SAME, name, far, SAME, evidence, "answers otherwise when differentiated")
 
 
-@check("two-answers", level="basic")
+@check("two-answers", level="basic", role="invalid")
 def two_answers(subject: Subject) -> Finding:
     """Tell how often predict, which judges, and forward, which is attacked, name two labels."""
     name = "two-answers"
@@ -177,7 +177,7 @@ def two_answers(subject: Subject) -> Finding:
 # --- what a question leaves behind ---------------------------------------------------------------
 
 
-@check("state-changes", level="basic")
+@check("state-changes", level="basic", role="invalid", doubts_gradient=False)
 def state_changes(subject: Subject) -> Finding:
     """Tell whether forwards and backwards change weights, buffers or modes."""
     name, defense, x = "state-changes", subject.defense, images(subject, 8)

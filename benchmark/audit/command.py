@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import typer
 from rich.table import Table
 
 from benchmark.audit.auditing import audit_rest
 from benchmark.audit.harder import FullAudit
 from benchmark.audit.tables import read_audit
-from benchmark.audit.words import RULINGS, Level
+from benchmark.audit.words import MEANINGS, RULINGS, Level
 from benchmark.console import print_table
 from benchmark.datasets import ImageDataset
 from benchmark.errors import UsageError, options_named
@@ -78,7 +79,7 @@ def print_verdicts(run_dir: Path) -> None:
     audit = read_audit(run_dir)
     several = audit.verdicts["seed"].nunique() > 1
     table = Table("defense", "norm", "verdict")
-    for name in ("eps", "run's attacks", "stronger", "worst of all"):
+    for name in ("eps", "run's attacks", "stronger", "at most"):
         table.add_column(name, justify="right")
     reasons = []
     columns = ("eps", "plain_accuracy", "stronger_accuracy", "headline_accuracy")
@@ -91,10 +92,14 @@ def print_verdicts(run_dir: Path) -> None:
         table.add_row(name, row["norm"], row["verdict"], *shown)
         if why := row["reasons"] or row["remarks"]:
             reasons.append(f"{name}, {row['norm']}: {row['verdict']}: {why}")
+        if row["rerun"]:
+            reasons.append(f"  the stronger attack in a run of its own: {row['rerun']}")
     if table.row_count:
         print_table("the audit: is it robust, or did the attack fail?", table)
     for reason in reasons:
         typer.echo(reason)
+    for word in [word for word in RULINGS if word in set(audit.verdicts["verdict"])]:
+        typer.echo(f"{word}: {MEANINGS[word]}")
 
 
 def audit_line(run_dir: Path) -> str:
@@ -102,8 +107,14 @@ def audit_line(run_dir: Path) -> str:
     audit = read_audit(run_dir)
     if audit.verdicts.empty:
         return ""
-    defenses = audit.verdicts.drop_duplicates(["defense", "seed", "verdict"])["verdict"]
-    words = [f"{n} {word}" for word in RULINGS if (n := int((defenses == word).sum()))]
+    counts = [
+        f"{norm}: {_counted(own)}" for norm, own in audit.verdicts.groupby("norm", sort=False)
+    ]
     attacks = float(read_table(run_dir / "cells.parquet", CELLS)["seconds"].fillna(0).sum())
     share = f", {100 * audit.seconds / attacks:.0f} % of the attacks' time" if attacks else ""
-    return f"audit: {audit.seconds:.0f} s{share}; {', '.join(words)}"
+    return f"audit: {audit.seconds:.0f} s{share}; {'; '.join(counts)}"
+
+
+def _counted(verdicts: pd.DataFrame) -> str:
+    words = verdicts["verdict"]
+    return ", ".join(f"{n} {word}" for word in RULINGS if (n := int((words == word).sum())))

@@ -22,6 +22,7 @@ from benchmark.audit.probes import (
     differences,
     gradients,
     seed_for,
+    still,
     unanswerable,
 )
 from benchmark.audit.registration import check
@@ -257,6 +258,9 @@ def gradient_steps(subject: Subject) -> Finding:
     found = subject.once(gradients)
     if unanswered := unanswerable(name, subject):
         return unanswered
+    if not subject.once(still):
+        evidence = "under one seed the defense answers twice differently: its noise decides too"
+        return Finding(name, "undecided", torch.nan, BETTER_STEPS, evidence)
     x, y = asked(subject)
     at = subject.once(budget)
     seed, reach = seed_for(subject, name), at.eps / 4

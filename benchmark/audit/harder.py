@@ -25,6 +25,7 @@ from benchmark.audit.auditing import (
     verdict_row,
 )
 from benchmark.audit.models import recall
+from benchmark.audit.rerun import command_for, words_of
 from benchmark.audit.samples import no_samples, struck_samples, transfer_samples
 from benchmark.audit.stronger import Effort, Struck, shared, strike, telling
 from benchmark.audit.subject import Curve, Finding, Subject
@@ -44,7 +45,7 @@ from benchmark.audit.transfer import (
     transfers,
     undefended_first,
 )
-from benchmark.audit.verdict import judge
+from benchmark.audit.verdict import DROP, Verdict, judge
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
 from benchmark.guard import Kept
@@ -249,22 +250,41 @@ class _Seed:
         samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
         put_samples(folder.path, pd.concat(samples, ignore_index=True) if samples else no_samples())
         failures = [f"{one.spec.name} ({one.failure})" for one in struck if one.failure]
+        done = {one.spec.name: one for one in struck if one.outcomes}
         verdict = judge(
             norm=norm,
             correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
             stochastic=target.defense.stochastic,
             findings=self.findings[name],
-            plain=plain,
-            own=[one.curve for one in struck if one.outcomes],
+            plain=subject.curves,  # of all norms, by which a finding's own is known
+            own=[one.curve for one in done.values()],
             transferred=curves_for(name, matrix),
             missing=[*failures, *self.troubles.get(name, [])],
+            settings={attack: words_of(one) for attack, one in done.items()},
         )
-        attacks = [one.spec.name.removeprefix("audit-") for one in struck if one.outcomes]
+        command = self._rerun(name, verdict, done)
+        attacks = [attack.removeprefix("audit-") for attack in done]
         attacks += [one.curve.attack for one in crossed]
         seconds += sum(one.seconds for one in struck)
         row = verdict_row(folder, target, verdict, "full", attacks, seconds)
+        row |= {"rerun": command}
         put_verdicts(folder.path, make_table([row], VERDICTS))
         self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
+        if command:
+            self.audit.progress.say(f"{name}: audit, {norm}: in a run of its own: {command}")
+
+    def _rerun(self, name: str, verdict: Verdict, done: Mapping[str, Struck]) -> str:
+        """Return the command for the strongest of the attacks that beat the run's and that a run
+        can do; "" where there is none."""
+        at = verdict.at
+        if not verdict.beaten_by or at is None:
+            return ""
+        beat = [attack for attack, left in at.left.items() if left <= at.plain - DROP + 1e-9]
+        for attack in sorted(set(beat) & set(done), key=lambda attack: (at.left[attack], attack)):
+            spec = self.audit.folder.spec
+            if command := command_for(spec, name, self.seed, done[attack], at.eps):
+                return command
+        return ""
 
     def _struck(
         self, target: Target, subject: Subject, norm: str, images: ImageDataset

@@ -55,7 +55,7 @@ def _neighbours(
     return alarm_if(fell, name, share, trusted, evidence, "holds only at the stored images")
 
 
-@check("shifted-images", level="basic", needs=["standing"])
+@check("shifted-images", level="basic", needs=["standing"], role="invalid")
 def shifted_images(subject: Subject) -> Finding:
     """Tell whether images shifted by one pixel are still recognised."""
     how = "shifted by one pixel in four directions"
@@ -68,7 +68,7 @@ def _shifts(x: Tensor) -> list[Tensor]:
     return [padded[:, :, i : i + h, j : j + w] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]
 
 
-@check("noisy-images", level="basic", needs=["standing"])
+@check("noisy-images", level="basic", needs=["standing"], role="invalid")
 def noisy_images(subject: Subject) -> Finding:
     """Tell whether images with noise of two grey levels are still recognised."""
     name = "noisy-images"
@@ -104,7 +104,7 @@ def logit_jumps(subject: Subject) -> Finding:
     return alarm_if(share > JUMPING, name, share, JUMPING, evidence, reason)
 
 
-@check("train-test-overlap", level="basic")
+@check("train-test-overlap", level="basic", role="invalid", doubts_gradient=False)
 def train_test_overlap(subject: Subject) -> Finding:
     """Tell how many test images are among the training images, up to a grey level."""
     name, known = "train-test-overlap", subject.train_images
@@ -124,7 +124,8 @@ def train_test_overlap(subject: Subject) -> Finding:
         f"{share:.0%} of {len(x)} test images are among {len(known)} training images, up to one"
         f" grey level; trusted up to {OVERLAP:.0%}"
     )
-    return alarm_if(share > OVERLAP, name, share, OVERLAP, evidence, "tested on training images")
+    reason = f"{share:.0%} of the test images are among the training images"
+    return alarm_if(share > OVERLAP, name, share, OVERLAP, evidence, reason)
 
 
 def _lattice(images: Tensor) -> Tensor:

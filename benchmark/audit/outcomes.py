@@ -66,7 +66,7 @@ def _fell(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
 # --- along an attack -----------------------------------------------------------------------------
 
 
-@check("rising-loss", level="basic", needs=["standing"])
+@check("rising-loss", level="basic", needs=["standing"], role="symptom")
 def rising_loss(subject: Subject) -> Finding:
     """Tell how often the loss ends higher than it began along a short attack."""
     name = "rising-loss"
@@ -84,7 +84,7 @@ def rising_loss(subject: Subject) -> Finding:
     return alarm_if(share < RISING, name, share, RISING, evidence, "loss does not rise")
 
 
-@check("lost-on-the-way", level="basic", needs=["standing"])
+@check("lost-on-the-way", level="basic", needs=["standing"], role="symptom")
 def lost_on_the_way(subject: Subject) -> Finding:
     """Tell how often an attack fools the model on its way and not at its end."""
     name = "lost-on-the-way"
@@ -96,7 +96,7 @@ def lost_on_the_way(subject: Subject) -> Finding:
     lost = float((ever & ~found.fooled[-1]).double().mean())
     # The harness scores what the attack returns: the best iterate must hold there, too.
     unconfirmed = float((ever & (subject.defense.predict(found.best) == y)).double().mean())
-    last_only = [curve.attack for curve in subject.curves if curve.library != INHOUSE]
+    last_only = [curve for curve in subject.curves if curve.library != INHOUSE]
     n = len(y)
     evidence = (
         f"of {n} images at eps {found.budget.eps:g} {lost:.0%} fool the model at some step and not"
@@ -114,8 +114,9 @@ def lost_on_the_way(subject: Subject) -> Finding:
     if unconfirmed > LOST:
         return Finding(name, "alarm", worst, LOST, evidence, reason, details=details)
     if lost > LOST and (last_only or not subject.curves):
-        attack = last_only[0] if last_only else ""
-        return Finding(name, "alarm", worst, LOST, evidence, reason, attack, details)
+        found_in = last_only[0] if last_only else None
+        attack, library = (found_in.attack, found_in.library) if found_in else ("", "")
+        return Finding(name, "alarm", worst, LOST, evidence, reason, attack, details, library)
     if lost > LOST:
         evidence += "; the run's attacks return the best iterate"
         return Finding(name, "note", worst, LOST, evidence, reason, details=details)
@@ -127,7 +128,7 @@ def lost_on_the_way(subject: Subject) -> Finding:
 UNBOUNDED_ASKED = 16
 
 
-@check("unbounded-attack", level="basic", needs=["standing"])
+@check("unbounded-attack", level="basic", needs=["standing"], role="symptom")
 def unbounded_attack(subject: Subject) -> Finding:
     """Tell how many images stand in a ball that holds every image."""
     name = "unbounded-attack"
@@ -146,7 +147,7 @@ def unbounded_attack(subject: Subject) -> Finding:
     return alarm_if(stands > REACHED, name, stands, REACHED, evidence, "unbounded attack fails")
 
 
-@check("flat-in-eps", level="basic", needs=["curves"])
+@check("flat-in-eps", level="basic", needs=["curves"], role="symptom", doubts_gradient=False)
 def flat_in_eps(subject: Subject) -> Sequence[Finding]:
     """Tell whether the accuracy hardly falls with eps, for each attack and for all together."""
     together = worst_case(subject)
@@ -179,7 +180,8 @@ def _flatness(subject: Subject, curve: Curve, *, alone: bool) -> Finding:
     )
 
     def answer(kind: str, reason: str = "") -> Finding:
-        return Finding("flat-in-eps", kind, kept, FLAT, evidence, reason, curve.attack)  # type: ignore[arg-type]
+        about = {"attack": curve.attack, "library": curve.library}
+        return Finding("flat-in-eps", kind, kept, FLAT, evidence, reason, **about)  # type: ignore[arg-type]
 
     if kept < FLAT:
         return answer("pass")
@@ -235,18 +237,25 @@ def _gain(
     threshold: float,
     how: str,
     reason: str,
-    attack: str = "",
+    *,
+    about_sweep: bool = False,
 ) -> Finding:
-    """Return what another attack gained on images that stood, in shares of all images asked."""
+    """Return what another attack gained on images that stood, in shares of all images asked.
+
+    It is ``about_sweep`` where it tells that the attack chosen for the budget fell short.
+    """
     gain = float(fell.double().mean()) * share
     evidence = (
         f"{how} turns {int(fell.sum())} of {len(fell)} images that stood at eps {at.eps:g}"
         f" ({at.norm}): {gain:.0%} of all; trusted up to {threshold:.0%}"
     )
-    return alarm_if(gain > threshold, name, gain, threshold, evidence, reason, attack)
+    attack, library = (at.attack, at.library) if about_sweep else ("", "")
+    return alarm_if(
+        gain > threshold, name, gain, threshold, evidence, reason, attack, library=library
+    )
 
 
-@check("random-noise", level="basic", needs=["standing"])
+@check("random-noise", level="basic", needs=["standing"], role="symptom")
 def random_noise(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to random noise of the same size."""
     name, at = "random-noise", subject.once(budget)
@@ -266,7 +275,7 @@ LONGER = 100
 RESTARTS = 3
 
 
-@check("longer-attack", level="full", needs=["standing"])
+@check("longer-attack", level="full", needs=["standing"], role="symptom", doubts_gradient=False)
 def longer_attack(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to more steps and restarts."""
     name, at = "longer-attack", subject.once(budget)
@@ -281,13 +290,14 @@ def longer_attack(subject: Subject) -> Finding:
         x_adv = attack.run(view, x, y, eps=at.eps, generator=generator(seed, x.device))
     how = f"PGD of {LONGER} steps with {RESTARTS} starts"
     fell = _fell(subject, x_adv, y)
-    return _gain(name, at, fell, share, LONGER_GAIN, how, "attack not converged", at.attack)
+    reason = "attack not converged"
+    return _gain(name, at, fell, share, LONGER_GAIN, how, reason, about_sweep=True)
 
 
 QUERIES = 500
 
 
-@check("black-box", level="full", needs=["standing"])
+@check("black-box", level="full", needs=["standing"], role="symptom")
 def black_box(subject: Subject) -> Finding:
     """Tell how many images that withstood the attacks fall to a search without gradients."""
     from benchmark.attacks.torchattacks import named
@@ -304,4 +314,4 @@ def black_box(subject: Subject) -> Finding:
     how = f"Square with {QUERIES} queries"
     fell = _fell(subject, x_adv, y)
     reason = "black box beats the attack"
-    return _gain(name, at, fell, share, BLACK_BOX_GAIN, how, reason, at.attack)
+    return _gain(name, at, fell, share, BLACK_BOX_GAIN, how, reason, about_sweep=True)

@@ -116,6 +116,16 @@ def is_random(subject: Subject) -> bool:
     return differ or subject.defense.stochastic
 
 
+FEW = 8
+"""So many images tell whether a seed stills the noise."""
+
+
+def still(subject: Subject) -> bool:
+    """Tell whether a seed stills the defense: under the same one it answers twice alike."""
+    x, seed = images(subject, FEW), seed_for(subject, "still")
+    return bool((apart(logits(subject, x, seed), logits(subject, x, seed)) <= SAME).all())
+
+
 # --- gradients at the images ---------------------------------------------------------------------
 
 
@@ -232,21 +242,23 @@ FALLBACK = {1: 0.1, 3: 8 / 255}
 class Budget:
     """A norm, an eps, and which of the subject's images stood there in the run (N,) bool.
 
-    ``attack`` is the one of the run that left fewest standing, "" where there is none: then
-    ``standing`` are the images that stand without attack.
+    ``attack`` of ``library`` is the one of the run that left fewest standing, "" where there is
+    none: then ``standing`` are the images that stand without attack.
     """
 
     norm: str
     eps: float
     standing: Tensor
     attack: str = ""
+    library: str = ""
 
 
 def worst_case(subject: Subject) -> Curve | None:
     """Return the curve of the best of the run's attacks per sample: l-inf if there is one, else l2.
 
-    Only over budgets that every attack of the norm saw, and over the subject's images; None if
-    there is no curve that saw any.
+    Of a stochastic defense that of the lowest single attack at each eps, because each further one
+    is one more draw. Only over budgets that every attack of the norm saw, and over the subject's
+    images; None if there is no curve that saw any.
     """
     for norm in ("linf", "l2"):
         curves = [curve for curve in subject.curves if curve.norm == norm]
@@ -255,10 +267,11 @@ def worst_case(subject: Subject) -> Curve | None:
             continue
         n = min(len(subject.y), *(curve.success.shape[1] for curve in curves))
         grid = tuple(sorted(shared))
-        rows = [
-            torch.stack([curve.success[curve.eps.index(eps), :n] for curve in curves]).any(0)
-            for eps in grid
-        ]
+        rows = []
+        for eps in grid:
+            fell = torch.stack([curve.success[curve.eps.index(eps), :n] for curve in curves])
+            single = subject.defense.stochastic
+            rows.append(fell[fell.sum(1).argmax()] if single else fell.any(0))
         success = torch.stack(rows)
         return Curve("worst case", "", norm, grid, success, torch.full(success.shape, torch.nan))
     return None
@@ -286,7 +299,7 @@ def budget(subject: Subject) -> Budget:
         (other for other in subject.curves if other.norm == curve.norm),
         key=lambda other: float(other.success[other.eps.index(eps)].double().mean()),
     )
-    return Budget(curve.norm, eps, stood, best.attack)
+    return Budget(curve.norm, eps, stood, best.attack, best.library)
 
 
 # --- a short attack, step by step ----------------------------------------------------------------

@@ -1,12 +1,13 @@
-"""How a check is registered: a decorator that gives a function its name, level and needs."""
+"""How a check is registered: a decorator that gives a function its name, level, needs and role."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from benchmark.audit.subject import Finding, Level, Subject
+from benchmark.audit.words import Role
 from benchmark.seeding import seeded
 from benchmark.spec import derive_seed
 
@@ -23,12 +24,18 @@ LACKING: dict[Need, str] = {
 
 @dataclass(frozen=True)
 class Check:
-    """A question asked of every defense. ``measure`` answers it; its first line says what it is."""
+    """A question asked of every defense. ``measure`` answers it; its first line says what it is.
+
+    ``role`` is what its alarm tells of the verdict, ``doubts_gradient`` whether that puts the
+    gradient in doubt, so that stronger attacks have to do without it.
+    """
 
     name: str
     level: Level
     needs: tuple[Need, ...]
     measure: Measure
+    role: Role = "cause"
+    doubts_gradient: bool = True
 
     @property
     def summary(self) -> str:
@@ -52,27 +59,48 @@ class Check:
                 return (self.undecided(LACKING[need].format(n=len(subject.y))),)
         seed = derive_seed(subject.seed, subject.dataset, "audit", self.name)
         try:
-            with seeded(seed, subject.device):
+            with seeded(seed, subject.device, subject.defense):
                 found = self.measure(subject)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
             return (self.undecided(f"the check failed: {type(error).__name__}: {first}"),)
-        return (found,) if isinstance(found, Finding) else tuple(found)
+        several = (found,) if isinstance(found, Finding) else found
+        return tuple(replace(finding, role=self.role) for finding in several)
 
     def undecided(self, evidence: str) -> Finding:
         """Return that the check could not tell, and why."""
-        return Finding(self.name, "undecided", torch.nan, torch.nan, evidence)
+        return Finding(self.name, "undecided", torch.nan, torch.nan, evidence, role=self.role)
 
 
 REGISTERED: dict[str, Check] = {}
 """Every check by its name, in the order of registration."""
 
 
-def check(name: str, *, level: Level, needs: Sequence[Need] = ()) -> Callable[[Measure], Measure]:
-    """Register a function as the check ``name``; its page is docs/checks/<name>.md."""
+def check(
+    name: str,
+    *,
+    level: Level,
+    needs: Sequence[Need] = (),
+    role: Role = "cause",
+    doubts_gradient: bool = True,
+) -> Callable[[Measure], Measure]:
+    """Register a function as the check ``name``, as :class:`Check` has it.
+
+    Its page is docs/checks/<name>.md.
+    """
 
     def register(measure: Measure) -> Measure:
-        REGISTERED[name] = Check(name, level, tuple(needs), measure)
+        REGISTERED[name] = Check(name, level, tuple(needs), measure, role, doubts_gradient)
         return measure
 
     return register
+
+
+def role_of(name: str) -> Role:
+    """Return what an alarm of the check ``name`` tells; a cause, if it is of another version."""
+    return REGISTERED[name].role if name in REGISTERED else "cause"
+
+
+def doubts_gradient(name: str) -> bool:
+    """Tell whether an alarm of the check ``name`` puts the gradient in doubt."""
+    return name not in REGISTERED or REGISTERED[name].doubts_gradient

@@ -28,6 +28,7 @@ import torch
 
 from benchmark.audit.bridges import Bridged, find_bridge
 from benchmark.audit.estimates import EvolutionStrategies
+from benchmark.audit.registration import doubts_gradient
 from benchmark.audit.stand_ins import Around, Restored, Unsquashed
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.audit.words import STRONGER
@@ -44,8 +45,6 @@ MISSING = "missing-gradient"
 CHANGING = "state-changes"
 BATCHED = "batch-dependence"
 PROBABLE = "probability-outputs"
-ELSEWHERE = ("train-test-overlap", "flat-in-eps", "longer-attack")
-"""Alarms that put no gradient in doubt: nothing to differentiate otherwise."""
 
 PEERS = "torchattacks"
 """The library of the attacks that the harness has no own of."""
@@ -120,15 +119,25 @@ class Strike:
     why: str
     defense: Defense
 
+    @property
+    def on_stand_in(self) -> bool:
+        """Whether an attack of a run would look at something else: the defense as it is."""
+        own = self.defense
+        return type(own) is not Around or own.stochastic != own.defense.stochastic
+
 
 @dataclass(frozen=True)
 class Struck:
-    """What an attack of the audit left, eps by eps; without outcomes ``failure`` says why."""
+    """What an attack of the audit left, eps by eps; without outcomes ``failure`` says why.
+
+    ``stand_in`` tells whether it looked at another function than an attack of a run does.
+    """
 
     spec: AttackSpec
     why: str
     outcomes: tuple[Outcome, ...]
     failure: str = ""
+    stand_in: bool = False
 
     @property
     def curve(self) -> Curve:
@@ -170,7 +179,7 @@ def strike(
     is told as a failure, and the next one runs.
     """
     for each in plan_strikes(subject, threat, findings, n=len(images), effort=effort):
-        yield _run(each, subject, images, progress)
+        yield replace(_run(each, subject, images, progress), stand_in=each.on_stand_in)
 
 
 def _run(each: Strike, subject: Subject, images: ImageDataset, progress: Progress) -> Struck:
@@ -347,11 +356,12 @@ def _by_alarm(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterato
     if PROBABLE in alarms and subject.defense.answer_form.kind != "labels":
         logs = Unsquashed(defense, **known)
         yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
-    if not set(alarms) - {RANDOM, CHANGING, BATCHED, *ELSEWHERE}:
+    if not any(map(doubts_gradient, alarms)):
         return
     if type(subject.defense).surrogate is not Defense.surrogate and not subject.bpda:
         yield plan.pgd("bpda", "margin", "the gradient of the defense's own stand-in", bpda=True)
-    with torch.no_grad(), seeded(derive_seed(subject.seed, "bridge"), subject.device):
+    seed = derive_seed(subject.seed, "bridge")
+    with torch.no_grad(), seeded(seed, subject.device, subject.defense):
         bridge = find_bridge(subject.defense, subject.x[:PROBED])
     if bridge is not None:
         across = Bridged(defense, bridge, **known)

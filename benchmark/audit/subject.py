@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.audit.words import LEVELS, Answer, Level
+from benchmark.audit.words import LEVELS, Answer, Level, Role
 from benchmark.defense import Defense
 
 __all__ = ["LEVELS", "Answer", "Curve", "Finding", "Level", "Subject", "alarm_if"]
@@ -83,9 +83,10 @@ class Finding:
     """A check's answer: a row of audit.parquet.
 
     ``value`` is what was measured and ``threshold`` where the answer turns (NaN where there is
-    none); ``evidence`` says both in one sentence, with n. ``attack`` is the sweep that it is about,
-    empty where it is about the defense itself. ``reason`` is the short words for a verdict, such as
-    "no gradient", empty unless it is an alarm or a note.
+    none); ``evidence`` says both in one sentence, with n. ``attack`` and ``library`` name the sweep
+    that it is about, both empty where it is about the defense itself. ``reason`` is the short words
+    for a verdict, such as "no gradient", empty unless it is an alarm or a note. ``role`` is the
+    check's, set when the check is run.
     """
 
     check: str
@@ -96,6 +97,12 @@ class Finding:
     reason: str = ""
     attack: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
+    library: str = ""
+    role: Role = "cause"
+
+    def is_about(self, curve: Curve) -> bool:
+        """Tell whether this is about the sweep ``curve``; older findings name no library."""
+        return self.attack == curve.attack and self.library in ("", curve.library)
 
 
 def alarm_if(
@@ -107,8 +114,9 @@ def alarm_if(
     reason: str,
     attack: str = "",
     details: Mapping[str, float] = MappingProxyType({}),
+    library: str = "",
 ) -> Finding:
     """Return an alarm with its ``reason``, or that the check is passed."""
     if alarm:
-        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details)
-    return Finding(check, "pass", value, threshold, evidence, attack=attack, details=details)
+        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details, library)
+    return Finding(check, "pass", value, threshold, evidence, "", attack, details, library)

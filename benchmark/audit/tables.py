@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from benchmark.audit.words import ANSWERS, LEVELS, RULINGS
+from benchmark.audit.words import ANSWERS, LEVELS, RULINGS, Ruling
 from benchmark.results import (
     SAMPLES,
     ResultsError,
@@ -31,6 +31,7 @@ FINDINGS = columns(
     ("defense", pa.string()),
     ("seed", pa.int64()),
     ("attack", pa.string()),
+    ("library", pa.string()),
     ("level", pa.string()),
     ("check", pa.string()),
     ("answer", pa.string()),
@@ -42,8 +43,8 @@ FINDINGS = columns(
     ("seconds", pa.float64()),
 )
 """A row per answer of a check: a :class:`benchmark.audit.subject.Finding`, what the check asks, and
-the seconds that it took (in its first row, if it has several: one per attack). ``attack`` is the
-sweep that an answer is about, empty where it is about the defense itself."""
+the seconds that it took (in its first row, if it has several: one per sweep). ``attack`` and
+``library`` name the sweep that an answer is about, empty where it is about the defense itself."""
 
 VERDICTS = columns(
     ("dataset", pa.string()),
@@ -66,15 +67,21 @@ VERDICTS = columns(
     ("headline_high", pa.float64()),
     ("p_value", pa.float64()),
     ("attacks", pa.string()),
+    ("beaten_by", pa.string()),
+    ("rerun", pa.string()),
     ("seconds", pa.float64()),
 )
-"""A row per (defense, seed, norm): :class:`benchmark.audit.verdict.Verdict`. ``reasons`` says why a
-defense is masked, or what a verdict lacks; ``remarks`` what a reader of a fair one should know.
-Accuracies are at ``eps``, where they differ most, over the same ``n`` images: under the run's own
-attacks (plain), the audit's (stronger), of which images made against the other defenses (transfer),
-and under all of them together (headline, with its Wilson interval): per image, or, where the
-defense is ``stochastic``, under the lowest one. NaN where nothing was measured. ``p_value`` is that
-of the drop, over all eps; ``attacks`` names the audit's own, ``seconds`` is what they took."""
+"""A row per (defense, seed, norm): :class:`benchmark.audit.verdict.Verdict`. ``reasons`` says why
+an accuracy is not believed, or what a verdict lacks; ``remarks`` what a reader of a fair one should
+know. Accuracies are at ``eps``, where they differ most, over the same ``n`` images: under all of
+the run's own attacks (plain), the audit's (stronger), of which images made against the other
+defenses (transfer), and under all of them together (headline, with its Wilson interval): per image,
+or, where the defense is ``stochastic``, under the lowest one. The robust accuracy is at most the
+headline. NaN where nothing was measured. ``p_value`` is that of the drop, over all eps; ``attacks``
+names the audit's own, ``seconds`` is what they took. Where the drop is one, ``beaten_by`` names the
+attack that took most and ``rerun`` is the command that runs it again, or the strongest that a run
+can do and that takes as much as the rule asks; else they are empty.
+"""
 
 TRANSFER = columns(
     ("dataset", pa.string()),
@@ -184,7 +191,7 @@ def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
         path = run_dir / _FILES[what]
         if not path.exists():
             continue
-        frame = read_table(path, schema)
+        frame = _read(run_dir, what, schema) if what in _CHECKS else read_table(path, schema)
         own = (frame["dataset"] == dataset) & (frame["defense"] == defense)
         own &= frame["seed"] == seed
         if own.any():
@@ -203,7 +210,7 @@ def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     rows = validate(rows, FINDINGS, where)
     _known(rows, "answer", ANSWERS, where)
     _known(rows, "level", LEVELS, where)
-    _single(rows, [*CHECK_KEY, "attack"], "a check's answer", where)
+    _single(rows, [*CHECK_KEY, "attack", "library"], "a check's answer", where)
     if (rows.loc[rows["answer"] != "pass", "evidence"] == "").any():
         raise ResultsError(f"{where}: a finding that is no pass has no evidence")
     return rows
@@ -237,7 +244,43 @@ _CHECKS = {"findings": check_findings, "verdicts": check_verdicts, "transfer": c
 
 def _read(run_dir: Path, what: str, schema: pa.Schema) -> pd.DataFrame:
     path = run_dir / _FILES[what]
-    return _CHECKS[what](load_table(path), str(path)) if path.exists() else empty_table(schema)
+    if not path.exists():
+        return empty_table(schema)
+    return _CHECKS[what](_of_today(load_table(path), what), str(path))
+
+
+LATER = {"findings": ["library"], "verdicts": ["beaten_by", "rerun"]}
+"""Columns of words that audits of older versions lack: empty there."""
+
+OLD_INVALID = (
+    *("tested on training images", "attacked function is not the judged", "changes when asked"),
+    *("outputs are probabilities", "outputs are one-hot", "answers hang on the batch"),
+    *("undeclared randomness", "holds only at the stored images"),
+)
+OLD_TOO_WEAK = (
+    *("the run's attack falls short", "loss does not rise", "success lost on the way"),
+    *("unbounded attack fails", "flat in eps", "random noise beats the attack"),
+    *("attack not converged", "black box beats the attack"),
+)
+"""What an older version, which said ``masked`` of three things, gave as the first reason."""
+
+
+def _of_today(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Return a table as this version writes it."""
+    for name in LATER.get(what, []):
+        if name not in frame:
+            frame[name] = ""
+    if what == "verdicts" and {"verdict", "reasons"} <= set(frame):
+        old = frame["verdict"] == "masked"
+        frame.loc[old, "verdict"] = frame.loc[old, "reasons"].map(_ruling_of_masked)
+    return frame
+
+
+def _ruling_of_masked(reasons: str) -> Ruling:
+    words = str(reasons).split("; ")
+    if set(words) & set(OLD_INVALID):
+        return "invalid"
+    return "attack too weak" if words[0] in OLD_TOO_WEAK else "gradient masking"
 
 
 def _put(

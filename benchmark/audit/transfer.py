@@ -90,7 +90,8 @@ def transfers(
         for source in sources:
             row = {party.name: _Row.empty(party, threat, clean[party.name]) for party in targets}
             for level, eps in enumerate(threat.eps):
-                with seeded(seed_at(source.name, eps), data.device):
+                everyone = [source.defense, *(party.defense for party in targets)]
+                with seeded(seed_at(source.name, eps), data.device, *everyone):
                     rng = generator(seed_at(source.name, eps), data.device)
                     for rows in _crafted(source, data, threat.norm, eps, rng, steps):
                         for party in targets:
@@ -154,7 +155,7 @@ def _crafted(
 
 
 def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int]) -> Tensor:
-    with seeded(seed_at(party.name, 0.0), data.device):
+    with seeded(seed_at(party.name, 0.0), data.device, party.defense):
         return predict(party.defense, data)
 
 

@@ -1,39 +1,44 @@
 """The verdict: may the run's accuracy of this defense be believed?
 
-Three accuracies are compared over the same images: under the run's own attacks (plain), under the
-audit's stronger ones, transferred images included (stronger), and per image under all of them (the
-headline). Of several attacks an image falls if any turned it. Where the defense is stochastic the
+Three accuracies are compared over the same images: under all of the run's own attacks together
+(plain), under all of the audit's stronger ones, transferred images included (stronger), and per
+image under all of them (the headline, which is an upper bound: the robust accuracy is at most
+that). Of several attacks an image falls if any turned it. Where the defense is stochastic the
 lowest single attack counts in place of that: each attack's images are scored under one fresh draw,
 and an image that falls in one of ten draws would fall to one of ten attacks, whatever they do.
 
-The rule, in this order:
+What a check's alarm counts for is its role (:data:`benchmark.audit.words.Role`). The rule, in this
+order:
 
-1. ``masked`` if at some eps the stronger attack leaves at least :data:`DROP` fewer standing than
-   the plain one, and McNemar's test on the pairs, with Holm's correction over the eps, calls that
-   more than chance at :data:`LEVEL`. Every stronger attack takes a few points more from an honest
-   model: fewer than 10 from those that AutoAttack's authors confirmed, and more than 10 from the
-   13 of 50 that they count as broken (Croce and Hein 2020, https://arxiv.org/abs/2003.01690).
-2. ``masked`` if a check's alarm names a cause (no gradient, a false one, answers that hold at the
-   test images alone). Then the plain accuracy is no evidence, also where nothing stronger was
-   found. One exception: where the stronger attack confirms the plain one at every eps, and that
-   leaves at most :data:`DOWN` standing at its largest, the cause did not stop it.
-3. ``undecided`` if something is missing: a stronger attack, a plain one, images enough to tell a
-   drop from chance; or if a check's alarm tells of a symptom (:data:`SYMPTOMS`) that no stronger
-   attack explains.
-4. ``attacked fairly`` otherwise.
+1. ``invalid`` if an alarm says that the numbers mean nothing, whoever attacks: the data leak, or
+   the defense breaks its interface.
+2. ``gradient masking`` if an alarm names a cause (no gradient, a false one). Then the plain
+   accuracy is no evidence, also where nothing stronger was found. One exception: where the stronger
+   attack confirms the plain one at every eps, and that leaves at most :data:`DOWN` standing at its
+   largest, the cause did not stop it.
+3. ``attack too weak`` if at some eps the stronger attack leaves at least :data:`DROP` fewer
+   standing than the plain one, and McNemar's test on the pairs, with Holm's correction over the
+   eps, calls that more than chance at :data:`LEVEL`. Every stronger attack takes a few points more
+   from an honest model: fewer than 10 from those that AutoAttack's authors confirmed, and more than
+   10 from the 13 of 50 that they count as broken (Croce and Hein 2020,
+   https://arxiv.org/abs/2003.01690).
+4. ``undecided`` if something is missing: a stronger attack, a plain one, images enough to tell a
+   drop from chance; or if an alarm tells of a symptom that no stronger attack explains.
+5. ``attacked fairly`` otherwise.
 
-Every masked or undecided verdict says why.
+Every verdict but a fair one says why, and one with such a drop names the attack that took most.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from benchmark.audit.subject import Curve, Finding
-from benchmark.audit.words import Ruling
+from benchmark.audit.words import Role, Ruling
 from benchmark.judge import slack
 from benchmark.stats import holm, mcnemar, wilson_interval
 
@@ -46,19 +51,11 @@ LEVEL = 0.01
 DOWN = 0.05
 """An attack that leaves no more standing has worked."""
 
+ROLES: tuple[Role, ...] = ("invalid", "cause", "symptom")
+"""In the order of the rule."""
+
 RANDOM = "randomness"
 """The check whose alarm tells that a defense is stochastic and does not say so."""
-
-SYMPTOMS = (
-    "rising-loss",
-    "lost-on-the-way",
-    "unbounded-attack",
-    "flat-in-eps",
-    "random-noise",
-    "longer-attack",
-    "black-box",
-)
-"""Checks that tell that an attack fell short, not why: named where no cause was found."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ class Rung:
     """The accuracies at one ``eps``, all over the same ``n`` images; NaN where not measured.
 
     ``only_plain`` images stand under the plain attack alone, ``only_stronger`` under the stronger
-    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``.
+    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``. ``left``
+    maps each attack of the audit to the share of the images that it alone leaves standing.
     """
 
     eps: float
@@ -80,6 +78,12 @@ class Rung:
     high: float
     only_plain: int
     only_stronger: int
+    left: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> str:
+        """The single attack of the audit that leaves fewest standing; "" without one."""
+        return min(self.left, key=lambda name: self.left[name], default="")
 
     @property
     def drop(self) -> float:
@@ -91,9 +95,11 @@ class Rung:
 class Verdict:
     """What is said of one defense in one norm: row of verdicts.parquet.
 
-    ``rungs`` are the accuracies over the grid, ``at`` the one with the largest drop (without any,
-    the one nearest to half of the clean accuracy); None where nothing was attacked. ``remarks`` are
-    what a reader of a fair verdict should know as well.
+    ``rungs`` are the accuracies over the grid, ``at`` the one with the largest drop, one by the
+    rule before others (without any, the one nearest to half of the clean accuracy); None where
+    nothing was attacked. ``remarks`` are what a reader of a fair verdict should know as well.
+    ``beaten_by`` is the audit's attack that took most at ``at``, where that is a drop by the rule.
+    ``stochastic`` tells whether the defense was judged as one, which it may not call itself.
     """
 
     ruling: Ruling
@@ -104,6 +110,8 @@ class Verdict:
     at: Rung | None
     p_value: float
     remarks: tuple[str, ...] = ()
+    beaten_by: str = ""
+    stochastic: bool = False
 
     def __str__(self) -> str:
         if not self.reasons:
@@ -121,15 +129,16 @@ def judge(
     own: Sequence[Curve] = (),
     transferred: Sequence[Curve] = (),
     missing: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Verdict:
     """Return the verdict on a defense in ``norm``, by the rule above.
 
     ``correct`` (n,) bool tells which of the audit's images the defense gets right, ``stochastic``
     whether it says that it is; what the checks found counts, too. A stochastic one is judged on the
-    images that every attack of the run saw. ``plain`` are
-    the run's sweeps, of the first images each, ``own`` and ``transferred`` the audit's, over all
-    n or fewer; those in other norms are left out. ``missing`` says, in short phrases, what the
-    audit could not do.
+    images that every attack of the run saw. ``plain`` are the run's sweeps, of the first images
+    each, ``own`` and ``transferred`` the audit's, over all n or fewer; those in other norms are
+    left out. ``missing`` says, in short phrases, what the
+    audit could not do; ``settings`` says of the audit's attacks, by name, how they were set.
     """
     alarms = [finding for finding in findings if finding.answer == "alarm"]
     stochastic = stochastic or any(finding.check == RANDOM for finding in alarms)
@@ -144,27 +153,34 @@ def judge(
     rungs = tuple(_rung(eps, n, correct[:n].cpu(), tables, stochastic) for eps in grid)
     p_value, broken = _broken(rungs)
     clean = float(correct[:n].double().mean()) if n else math.nan
-    at = _shown(rungs, clean)
-    lacking = [*missing, *_lacking(tables, rungs, broken)]
-    causes = _reasons([f for f in alarms if f.check not in SYMPTOMS])
-    symptoms = _reasons([f for f in alarms if f.check in SYMPTOMS and _about(f, plain, norm)])
+    at = broken or _shown(rungs, clean)
+    lacking = [*missing, *_lacking(tables, rungs, broken, stochastic)]
+    own_alarms = [f for f in alarms if _about(f, plain, norm)]
+    invalid, causes, symptoms = (_reasons(own_alarms, role) for role in ROLES)
 
     def verdict(ruling: Ruling, reasons: Sequence[str], remarks: Sequence[str] = ()) -> Verdict:
-        return Verdict(ruling, tuple(reasons), norm, clean, rungs, at, p_value, tuple(remarks))
+        told = tuple(reasons), norm, clean, rungs, at, p_value, tuple(remarks)
+        return Verdict(ruling, *told, broken.best if broken else "", stochastic)
 
-    if broken is not None:
-        named = causes or symptoms or ["the run's attack falls short"]
-        return verdict("masked", [*named, _gap(broken)])
+    def numbers() -> list[str]:
+        if broken is not None:
+            return [_gap(broken, stochastic), _named(broken, settings)]
+        return _no_gap(at, stochastic)
+
+    if invalid:
+        return verdict("invalid", [*invalid, *causes, *numbers()])
     if causes:
-        if _confirmed(rungs) and not lacking:
+        if broken is None and _confirmed(rungs) and not lacking:
             kept = [f"{reason}, which did not stop the attack" for reason in causes]
             return verdict("attacked fairly", (), kept)
-        return verdict("masked", [*causes, *_no_gap(at)])
+        return verdict("gradient masking", [*causes, *numbers()])
+    if broken is not None:
+        return verdict("attack too weak", [*symptoms, *numbers()])
     lacking += [f"an explanation of: {reason}" for reason in symptoms]
     if lacking:
         return verdict("undecided", lacking)
-    notes = _reasons([f for f in findings if f.answer == "note" and _about(f, plain, norm)])
-    return verdict("attacked fairly", (), notes)
+    notes = [f for f in findings if f.answer == "note" and _about(f, plain, norm)]
+    return verdict("attacked fairly", (), _reasons(notes))
 
 
 # --- from curves to rungs ----------------------------------------------------------------------
@@ -239,6 +255,7 @@ def _rung(
         high=high,
         only_plain=int((of_plain & ~of_stronger).sum()) if both else 0,  # type: ignore[operator]
         only_stronger=int((of_stronger & ~of_plain).sum()) if both else 0,  # type: ignore[operator]
+        left=_left([*own, *transferred], eps, n),
     )
 
 
@@ -254,6 +271,15 @@ def _standing(
         whole = [f for fates in some if fates.n >= n and (f := fates.fell(eps, n)) is not None]
         return ~max(whole or answers, key=lambda fell: int(fell.sum()))
     return correct & ~torch.stack(answers).any(0)
+
+
+def _left(some: Sequence[_Fates], eps: float, n: int) -> dict[str, float]:
+    """Return what each attack leaves standing of ``n`` images, where it was run at ``eps``."""
+    return {
+        fates.curve.attack: _share(~fell)
+        for fates in some
+        if (fell := fates.fell(eps, n)) is not None
+    }
 
 
 def _share(stands: Tensor | None) -> float:
@@ -274,7 +300,10 @@ def _broken(rungs: Sequence[Rung]) -> tuple[float, Rung | None]:
 
 
 def _lacking(
-    tables: Sequence[Sequence[_Fates]], rungs: Sequence[Rung], broken: Rung | None
+    tables: Sequence[Sequence[_Fates]],
+    rungs: Sequence[Rung],
+    broken: Rung | None,
+    stochastic: bool,
 ) -> Iterator[str]:
     plain, own, transferred = tables
     if not plain:
@@ -284,7 +313,7 @@ def _lacking(
     drops = [rung for rung in rungs if rung.drop >= DROP - 1e-9]
     if broken is None and drops:
         most = max(drops, key=lambda rung: rung.drop)
-        yield (f"more images: {_gap(most)}, but of {most.n} images that may be chance")
+        yield f"more images: {_gap(most, stochastic)}, and of so few that may be chance"
 
 
 def _confirmed(rungs: Sequence[Rung]) -> bool:
@@ -305,22 +334,35 @@ def _shown(rungs: Sequence[Rung], clean: float) -> Rung | None:
 
 def _about(finding: Finding, plain: Sequence[Curve], norm: str) -> bool:
     """Whether a finding about a sweep is about one in this norm; one of no known sweep is."""
-    norms = {curve.norm for curve in plain if curve.attack == finding.attack}
+    norms = {curve.norm for curve in plain if finding.is_about(curve)}
     return not norms or norm in norms
 
 
-def _reasons(findings: Sequence[Finding]) -> list[str]:
-    return list(dict.fromkeys(finding.reason or finding.check for finding in findings))
+def _reasons(findings: Sequence[Finding], role: Role | None = None) -> list[str]:
+    own = [finding for finding in findings if role in (None, finding.role)]
+    return list(dict.fromkeys(finding.reason or finding.check for finding in own))
 
 
-def _gap(rung: Rung) -> str:
+def _gap(rung: Rung, stochastic: bool) -> str:
+    """Say what is compared, and what it bounds."""
+    run = "all of the run's attacks together leave"
+    if stochastic:
+        run = "the best single attack of the run leaves"
+    audit = "the audit's best" if stochastic else "the audit's"
     return (
-        f"{100 * rung.plain:.0f} % stand at eps {rung.eps:g} under the run's attack and"
-        f" {100 * rung.stronger:.0f} % under the stronger one"
+        f"at eps {rung.eps:g} {run} {100 * rung.plain:.0f} % standing,"
+        f" {audit} {100 * rung.stronger:.0f} %: robust accuracy is at most"
+        f" {100 * rung.headline:.0f} % (n={rung.n})"
     )
 
 
-def _no_gap(at: Rung | None) -> list[str]:
+def _named(rung: Rung, settings: Mapping[str, str]) -> str:
+    """Name the attack that took most, with how it was set."""
+    words = settings.get(rung.best, "")
+    return f"beaten by {rung.best}" + (f": {words}" if words else "")
+
+
+def _no_gap(at: Rung | None, stochastic: bool) -> list[str]:
     if at is None or math.isnan(at.drop):
         return []
-    return [f"no attack found more ({_gap(at)})"]
+    return [f"no attack found more ({_gap(at, stochastic)})"]

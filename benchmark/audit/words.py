@@ -15,9 +15,37 @@ of the attack (randomness), but the attack had to be set for it. ``undecided``: 
 ANSWERS: tuple[Answer, ...] = ("alarm", "undecided", "note", "pass")
 """The worst first: the order in which a report shows them."""
 
-Ruling = Literal["attacked fairly", "masked", "undecided"]
-RULINGS: tuple[Ruling, ...] = ("masked", "undecided", "attacked fairly")
+Role = Literal["cause", "symptom", "invalid"]
+"""What a check's alarm tells. ``cause``: why attacks fail on the defense, which hides its gradient.
+``symptom``: that an attack fell short, not why. ``invalid``: that the numbers mean nothing, whoever
+attacks, because the data leak or the defense breaks its interface."""
+
+Ruling = Literal["attacked fairly", "attack too weak", "gradient masking", "invalid", "undecided"]
+RULINGS: tuple[Ruling, ...] = (
+    "invalid",
+    "gradient masking",
+    "attack too weak",
+    "undecided",
+    "attacked fairly",
+)
 """The worst first. ``attacked fairly`` takes the stronger attack: a full audit alone can say so."""
+
+DISTRUSTED: tuple[Ruling, ...] = ("invalid", "gradient masking", "attack too weak")
+"""The accuracy under the run's attacks is not to be believed; the audit's says "at most"."""
+
+DOUBTFUL: tuple[Ruling, ...] = (*DISTRUSTED, "undecided")
+"""All but the fair."""
+
+MEANINGS: dict[Ruling, str] = {
+    "invalid": "the data leak, or the defense breaks its interface: no number means anything until"
+    " that is mended",
+    "gradient masking": "the defense hides its gradient from the run's attacks",
+    "attack too weak": "a stronger attack takes at least 10 points more, and no check found"
+    " anything wrong with the defense: repeat the run with that attack",
+    "undecided": "what is missing before it can be told stands beside it",
+    "attacked fairly": "no alarm is left unexplained, and nothing stronger takes 10 points more",
+}
+"""What each ruling says, in half a sentence."""
 
 STRONGER = "audit"
 """The library under which the samples of the audit's own attacks stand."""

@@ -115,7 +115,8 @@ def attempt(
     )
     seconds = 0.0
     rng = generator(seed, device)
-    with seeded(seed, device):  # for libraries and defenses that take no generator
+    # For libraries that take no generator, and for the defense's own noise.
+    with seeded(seed, device, scene.defense):
         standing = scene.correct.nonzero().flatten()
         advance(n - len(standing), spec.library)
         for rows in torch.split(standing, BATCH_SIZE) if len(standing) else ():
@@ -161,7 +162,10 @@ def warm_up(scene: Scene, spec: AttackSpec, attack: Attack) -> None:
         return
     x, y = scene.data.x(slice(1)), scene.data.labels[:1]
     rng = generator(0, scene.data.device)
-    with suppress(Exception), seeded(0, scene.data.device):  # the run itself will tell
+    with (
+        suppress(Exception),
+        seeded(0, scene.data.device, scene.defense),
+    ):  # the run itself will tell
         short: Attack = replace(attack, steps=1)  # type: ignore[call-arg]
         with attack_view(scene.defense, 1, inside=scene.inside) as view:
             if isinstance(short, BudgetAttack):

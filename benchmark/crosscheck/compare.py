@@ -104,7 +104,7 @@ def compare(
     """
     searched = {spec.library: (attacks or {}).get(spec.library) for spec in specs}
     state = _State(Scene(defense, data, torch.empty(0), 0.0), specs[0], remarks or {})
-    with seeded(seed_at(0.0), data.device):
+    with seeded(seed_at(0.0), data.device, defense):
         pred_clean = predict(defense, data)
     state.scene = Scene(defense, data, pred_clean, inside_for(defense, specs[0], data))
     minimal = None

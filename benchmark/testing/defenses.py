@@ -126,7 +126,7 @@ def _check_fit(defense: Defense, twin: Defense, data: ImageDataset, what: Words)
 
 def _check_logits(defense: Defense, x: Tensor, n_classes: int, what: Words) -> Tensor:
     before, kept = x.clone(), snapshot(defense)
-    with torch.no_grad(), seeded(5):
+    with torch.no_grad(), seeded(5, "cpu", defense):
         logits: Tensor = defense(x)
     require(torch.equal(x, before), what("forward must not modify its input"))
     _check_scores(logits, len(x), n_classes, what, "forward")
@@ -136,15 +136,18 @@ def _check_logits(defense: Defense, x: Tensor, n_classes: int, what: Words) -> T
     )
     changed = changed_tensors(defense, kept)
     require(not changed, what(f"forward in evaluation mode must not change {changed}"))
-    with torch.no_grad(), seeded(6):
+    with torch.no_grad(), seeded(6, "cpu", defense):
         again = defense(x)
         alone = defense(x[2:3])
     _check_scores(alone, 1, n_classes, what, "forward of one image")
-    with torch.no_grad(), seeded(5):
+    with torch.no_grad(), seeded(5, "cpu", defense):
         same = torch.equal(logits, defense(x))
     require(
         same or not defense.stochastic,
-        what("forward must draw its noise from torch's global generator, which the harness seeds"),
+        what(
+            "forward must draw its noise from torch's global generator, which the harness seeds, or"
+            " from one that it keeps as an attribute"
+        ),
     )
     if not defense.stochastic:
         require(
@@ -263,7 +266,7 @@ def _check_checkpoint(
             what("its state dict cannot be loaded into a new instance"),
         )
     fresh.eval()
-    with torch.no_grad(), seeded(5):
+    with torch.no_grad(), seeded(5, "cpu", fresh):
         restored = fresh(x)
     # The same seed as the first pass, so that a stochastic defense draws the same noise.
     require(

@@ -1,0 +1,148 @@
+"""The command that a verdict names: it gives a run the very attack of the audit."""
+
+import shlex
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toys import Function
+from typer.testing import CliRunner
+
+from benchmark import cli
+from benchmark.attack_names import parse_named
+from benchmark.audit.harder import FullAudit, _Seed
+from benchmark.audit.rerun import COMMAND, command_for, setting_of, words_of
+from benchmark.audit.stronger import Effort, Struck, plan_strikes
+from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.verdict import Rung, Verdict
+from benchmark.errors import UsageError
+from benchmark.plan import attack_class, load_attack, plan
+from benchmark.progress import Progress
+from benchmark.spec import AttackSpec, ThreatModel
+
+OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 150, "n_test": 30}
+RUN = plan(**OPTIONS, defenses=("undefended", "rse"), attacks=("pgd",), eps=(0.0, 0.1), seeds=(3,))
+
+
+def struck(spec, *, stand_in=False):
+    return Struck(spec, "for a reason", (), stand_in=stand_in)
+
+
+def attack(cls, *, norm="linf", library="inhouse", eot=1, bpda=False, **params):
+    threat = ThreatModel(norm, (0.1, 0.2))
+    return AttackSpec("audit-it", threat, 20, cls, library, eot, bpda, params)
+
+
+def planned(command, monkeypatch):
+    """The spec that the command line makes of the command."""
+    seen = []
+
+    def stop(spec, **_):
+        seen.append(spec)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("benchmark.runner.run", stop)
+    assert command.startswith(f"{COMMAND} ")
+    words = shlex.split(command.removeprefix("python -m benchmark "))
+    CliRunner().invoke(cli.app, [*words, "--device", "cpu"])
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        attack("pgd", loss="margin", steps=100, restarts=2),
+        attack("pgd", norm="l2", loss="cross_entropy", steps=10, eot=10),
+        attack("pgd", bpda=True, steps=10, early_stop=False, return_last=True),
+        attack("APGD", library="torchattacks", loss="dlr", steps=50),
+        attack("Square", library="torchattacks", norm="l2", n_queries=500),
+    ],
+    ids=setting_of,
+)
+def test_the_command_gives_a_run_the_same_attack(wanted, monkeypatch):
+    command = command_for(RUN, "rse", 3, struck(wanted), 0.2)
+    spec = planned(command, monkeypatch)
+    (found,) = spec.attacks
+    assert (found.type, found.library, found.eot, found.bpda) == (
+        wanted.type,
+        wanted.library,
+        wanted.eot,
+        wanted.bpda,
+    )
+    assert found.threat == ThreatModel(wanted.threat.norm, (0.2,))
+    assert load_attack(found) == load_attack(replace(wanted, name=found.name))
+    # The same model, on the same images.
+    assert spec.defenses == RUN.defenses[1:]
+    for name in ("dataset", "preset", "n_train", "n_test", "seeds"):
+        assert getattr(spec, name) == getattr(RUN, name)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        struck(attack("pgd", steps=10), stand_in=True),
+        struck(attack("benchmark.audit.estimates:EvolutionStrategies", steps=10)),
+        struck(attack("latent-cw", norm="l2")),
+    ],
+    ids=["stand-in", "by module", "no class name"],
+)
+def test_what_no_run_can_do_has_no_command_and_its_words(one):
+    assert command_for(RUN, "undefended", 3, one, 0.2) == ""
+    assert one.spec.type in words_of(one)
+    assert ("on a stand-in (for a reason)" in words_of(one)) == one.stand_in
+
+
+def test_a_member_of_a_study_is_run_with_its_study():
+    defense = replace(RUN.defenses[0], name="undefended[width=2]")
+    study = replace(RUN, defenses=(defense,), study="width")
+    command = command_for(study, defense.name, 3, struck(attack("pgd")), 0.1)
+    assert "--defenses undefended --study width" in command
+
+
+def test_attacks_on_what_the_defense_does_not_call_itself_are_on_a_stand_in():
+    defense = Function(lambda x: x.flatten(1)[:, :2])
+    x = torch.rand(4, 1, 2, 2)
+    y = torch.zeros(4, dtype=torch.int64)
+    subject = Subject(defense, "toy", 0, x, y, y == 0, torch.empty(0))
+    threat = ThreatModel("linf", (0.1,))
+    random = Finding("randomness", "alarm", 1.0, 0.0, "measured", "undeclared randomness")
+    for findings, expected in (((), False), ((random,), True)):
+        strikes = plan_strikes(subject, threat, findings, n=4, effort=Effort())
+        assert {strike.on_stand_in for strike in strikes} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("inhouse:pgd(eot=1.5)", "eot must be a whole number"),
+        ("inhouse:pgd(eot=True)", "eot must be a whole number"),
+        ("inhouse:pgd(bpda=1)", "bpda must be True or False"),
+        ("inhouse:pgd(n=1)", "n is not set here"),
+    ],
+)
+def test_eot_and_bpda_are_given_as_what_they_are(words, message):
+    named = parse_named(words)
+    with pytest.raises(UsageError, match=message):
+        named.settings(attack_class(named.cls, named.library))
+
+
+def test_where_the_strongest_cannot_be_rerun_the_next_one_is_that_beat_the_run(tmp_path):
+    """80 % stand under the run's; a stand-in leaves 20, margin 50, APGD 75: too little."""
+    left = {"audit-bridge": 0.2, "audit-margin": 0.5, "audit-apgd": 0.75}
+    numbers = dict.fromkeys(("own", "transferred", "low", "high"), 0.0)
+    counts = {"n": 100, "only_plain": 0, "only_stronger": 0}
+    at = Rung(eps=0.1, plain=0.8, stronger=0.2, headline=0.2, left=left, **numbers, **counts)
+    verdict = Verdict("attack too weak", ("it",), "linf", 1.0, (at,), at, 0.0, (), "audit-bridge")
+    done = {
+        "audit-bridge": struck(attack("pgd", steps=11), stand_in=True),
+        "audit-margin": struck(attack("pgd", steps=12)),
+        "audit-apgd": struck(attack("APGD", library="torchattacks")),
+    }
+    audit = FullAudit(SimpleNamespace(spec=RUN), {}, None, None, Progress())
+    line = _Seed(audit, 3, [])._rerun("undefended", verdict, done)
+    assert "inhouse:pgd(steps=12)" in line
+    del done["audit-margin"]
+    assert _Seed(audit, 3, [])._rerun("undefended", verdict, done) == ""
+    fair = replace(verdict, beaten_by="")
+    assert _Seed(audit, 3, [])._rerun("undefended", fair, done) == ""
