@@ -89,9 +89,9 @@ SAMPLES = columns(
 )
 """A row per (cell, image). ``sample_id`` is the image's row in the dataset's test split;
 ``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. Where
-one search serves all eps (:mod:`benchmark.sweep`), its one image stands in the rows of all eps above
-0: from outside a ball it may fool the model, which is no success there. Its queries count at the
-smallest eps. At eps 0 there is only the clean image: ``pred_adv`` is ``pred_clean``."""
+one search serves all eps (:mod:`benchmark.sweep`), its one image stands in the rows of all eps
+above 0: from outside a ball it may fool the model, which is no success there. Its queries count at
+the smallest eps. At eps 0 there is only the clean image: ``pred_adv`` is ``pred_clean``."""
 
 CELLS = columns(
     *KEY_COLUMNS,

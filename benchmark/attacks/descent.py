@@ -92,8 +92,9 @@ class Descent:
         ``x`` (N, C, H, W) in [0, 1] are images that the deterministic model gets right, ``y`` (N,)
         their labels, ``budgets`` the sweep's eps, ascending and above 0. Of a sample that fell in
         none it is an iterate of the largest. ``seeds`` (N,) draw each sample's random starts, so
-        that its outcome does not depend on who shares its batch: ``batch_size`` samples are searched
-        at a time, and who is done makes room for the next. ``advance`` hears how many are done.
+        that its outcome does not depend on who shares its batch: ``batch_size`` samples are
+        searched at a time, and who is done makes room for the next. ``advance`` hears how many
+        are done.
         When memory runs out half of the batch waits, as it stood before the step that failed;
         torch.OutOfMemoryError where one sample does not fit.
         """
@@ -327,9 +328,7 @@ class _Pool:
     highest: Tensor
 
     @classmethod
-    def at(
-        cls, x: Tensor, y: Tensor, rows: Tensor, starts: Tensor, top: int, walk: int
-    ) -> "_Pool":
+    def at(cls, x: Tensor, y: Tensor, rows: Tensor, starts: Tensor, top: int, walk: int) -> "_Pool":
         level = torch.full((len(x),), top, device=x.device)
         low = torch.full((len(x), walk + 1), -torch.inf, device=x.device)
         age = torch.full_like(level, -walk)

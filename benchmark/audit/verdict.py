@@ -54,6 +54,7 @@ SYMPTOMS = (
     "lost-on-the-way",
     "unbounded-attack",
     "flat-in-eps",
+    "rises-with-eps",
     "random-noise",
     "longer-attack",
     "black-box",
