@@ -6,11 +6,11 @@ float32's range and 8 bits of its 24, so in most networks the gradient points th
 where logits are large beside their differences: a constant added to all of them changes nothing in
 float32, and in bfloat16 it rounds the differences away. So the logits are compared as well.
 
-Measured on two cores of an AMD EPYC with AVX-512 BF16 (batches of 256, channels-last, forward and backward
-of one image): an MNIST CNN takes 86 us against 191 us in float32, a CIFAR10 CNN 148 against 220.
-Without such instructions bfloat16 is emulated, and slower. On five MNIST models (300 images each,
-8 eps, 40 steps) the search left 0.0 to 0.3 points more standing than in float32, mean over the eps,
-and 0.1 to 2.3 points fewer than PGD from scratch in float32, at no eps more.
+Measured on two cores of an AMD EPYC with AVX-512 BF16 (batches of 256, channels-last, forward and
+backward of one image): an MNIST CNN takes 86 us against 191 us in float32, a CIFAR10 CNN 148
+against 220. Without such instructions bfloat16 is emulated, and slower. On five MNIST models (300
+images each, 8 eps, 40 steps) the search left 0.0 to 0.3 points more standing than in float32, mean
+over the eps, and 0.1 to 2.3 points fewer than PGD from scratch in float32, at no eps more.
 """
 
 from typing import Any

@@ -149,8 +149,7 @@ def test_a_constant_on_all_logits_is_searched_in_float32_and_moves_nothing(name)
         levels(model, descend(m, pgd, x, y, grid)[0], x, y, grid, "linf") for m in (model, moved)
     )
     assert (plain < len(grid)).float().mean() > 0.5
-    assert abs(plain - other).max() <= 1
-    assert (other > plain).sum() <= len(x) / 20
+    assert (other != plain).sum() <= len(x) / 20
 
 
 def test_one_scale_for_all_logits_keeps_the_dtype():
