@@ -277,19 +277,19 @@ def test_the_walk_grows_from_the_image_towards_the_largest_ball():
 
 
 def test_a_ball_that_misleads_is_left_for_the_next_smaller_one():
-    """Beyond 0.25 the image is what it was: a search of the large balls alone finds nothing."""
+    """Beyond 0.2 the image is what it was, and it takes 0.18: no iterate of the walk lies between."""
 
     def logits(x):
         far = (x - 0.5).abs().flatten(1).amax(1)
-        seen = torch.where((far > 0.25).view(-1, 1, 1, 1), torch.full_like(x, 0.5), x)
-        value = seen.flatten(1).mean(1) - 0.72
+        seen = torch.where((far > 0.2).view(-1, 1, 1, 1), torch.full_like(x, 0.5), x)
+        value = seen.flatten(1).mean(1) - 0.68
         return torch.stack([torch.zeros_like(value), value], 1)
 
     model, x = Function(logits), torch.full((8, 1, 4, 4), 0.5)
     y, budgets = torch.zeros(8).long(), GRIDS["linf"][2]
     x_adv, forwards, _ = descend(model, PGD(steps=40), x, y, budgets)
     level = levels(model, x_adv, x, y, budgets, "linf")
-    assert (level == 4).all()  # 0.25 is the smallest eps above 0.22
+    assert (level == 3).all()  # 0.2 is the smallest eps above 0.18
     assert (forwards <= 6 + 41 * len(budgets)).all()
 
 

@@ -6,7 +6,7 @@ image, through balls that grow from the smallest to the largest. As soon as an i
 model, the smallest eps of the grid that holds that iterate has fallen, and the search goes on from
 there in the next smaller ball. A sample that the walk did not turn is searched in the largest ball.
 
-The first quarter of the steps in a ball goes on from the iterate that fooled the larger one; then
+The first two fifths of the steps in a ball go on from the iterate that fooled the larger one; then
 the sample starts again at a random point of the ball, or it would keep to one valley.
 
 A sample that stands after ``steps`` steps in one ball counts as standing there and below, which is
@@ -48,7 +48,7 @@ NARROW = 8
 MISLED = 1.5
 """A run is not believed if the walk gained so many times as much per radius."""
 
-WARM = 0.25
+WARM = 0.4
 """The share of a run's steps that go on from where the sample fell in a larger ball."""
 
 FIRST, LAST = 0.25, 0.01

@@ -250,7 +250,7 @@ def _chance(smaller: Tensor, larger: Tensor) -> float:
     """
     only_smaller, only_larger = int((smaller & ~larger).sum()), int((larger & ~smaller).sum())
     n = only_smaller + only_larger
-    return sum(math.comb(n, k) for k in range(only_smaller, n + 1)) / 2**n
+    return float(sum(math.comb(n, k) for k in range(only_smaller, n + 1)) / 2**n)
 
 
 # --- other attacks at the same budget ------------------------------------------------------------
