@@ -116,7 +116,7 @@ def run(
         typer.Option(
             "--exact",
             help="Attack every image from scratch at every eps, to compare with other libraries:"
-            " slower, and no better.",
+            " slower, and on most models no lower.",
         ),
     ] = False,
     audit: Annotated[

@@ -12,6 +12,11 @@ from torch.nn import functional as F
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+TIED = 1e-6
+"""Logits that differ by less than this share of the largest one tie: float32 has a spacing of
+1.2e-7, and two sums of the same terms may lie some of these apart."""
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy; in float32 its gradient dies out on confident models."""
     return F.cross_entropy(logits, y, reduction="none")
@@ -33,13 +38,18 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     logits changes nothing. Below four classes the third logit may be the smallest, or missing, and
     the range may come down to the margin itself, a constant loss without gradient. There the range
     is that of all logits, taken as a constant: scale-free still, and its gradient the margin's.
+
+    The same holds where the second and the third logit tie up to rounding: there the ratio is a
+    constant, too. Where all that count tie, the margin itself is the loss.
     """
+    rounding = TIED * logits.detach().abs().amax(1)
     if logits.shape[1] > 3:
         top = logits.topk(3, dim=1).values
         spread = top[:, 0] - top[:, 2]
+        spread = torch.where(top[:, 1] - top[:, 2] > rounding, spread, spread.detach())
     else:
         spread = (logits.amax(1) - logits.amin(1)).detach()
-    return margin(logits, y) / spread.clamp_min(1e-12)
+    return margin(logits, y) / torch.where(spread > rounding, spread, 1)
 
 
 LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

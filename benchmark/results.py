@@ -37,12 +37,31 @@ CELL_KEY = ["dataset", "defense", "attack", "library", "norm", "eps", "seed"]
 """The columns that name a cell, in both tables."""
 
 
-def columns(*named: tuple[str, pa.DataType]) -> pa.Schema:
-    """Return a table's schema from its columns' names and types."""
+def columns(
+    *named: tuple[str, pa.DataType], later: Iterable[tuple[str, pa.DataType]] = ()
+) -> pa.Schema:
+    """Return a table's schema from its columns' names and types.
+
+    Those of ``later`` came after the first tables were written: a reader takes one that is absent
+    for null.
+    """
     # pandas' NaN is Parquet's null: float columns may hold it, the others may not.
-    return pa.schema(
-        [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in named]
-    )
+    fields = [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in named]
+    return pa.schema([*fields, *(pa.field(name, kind, metadata=LATER) for name, kind in later)])
+
+
+LATER = {"since": "later"}
+"""What marks a column that older tables lack."""
+
+
+def filled(frame: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
+    """Return ``frame`` with nulls in those later columns of the schema that it lacks."""
+    absent = [field for field in schema if field.metadata and field.name not in frame.columns]
+    return frame.assign(**{field.name: _nulls(len(frame), field) for field in absent})
+
+
+def _nulls(n: int, field: pa.Field) -> Any:
+    return pa.nulls(n, field.type).to_pandas()
 
 
 KEY_COLUMNS = [
@@ -70,8 +89,9 @@ SAMPLES = columns(
 )
 """A row per (cell, image). ``sample_id`` is the image's row in the dataset's test split;
 ``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. Where
-one search serves all eps (:mod:`benchmark.sweep`), its image may fool the model from outside the
-ball, which is no success, and its queries count at the smallest eps."""
+one search serves all eps (:mod:`benchmark.sweep`), its one image stands in the rows of all eps
+above 0: from outside a ball it may fool the model, which is no success there. Its queries count at
+the smallest eps. At eps 0 there is only the clean image: ``pred_adv`` is ``pred_clean``."""
 
 CELLS = columns(
     *KEY_COLUMNS,
@@ -90,9 +110,12 @@ CELLS = columns(
     ("preset", pa.string()),
     ("versions", pa.string()),
     ("git_sha", pa.string()),
+    later=[("search_dtype", pa.string())],
 )
 """A row per cell. ``reason`` says why a cell was skipped or failed and, for an ok cell, what the
-harness noticed. ``median_distance`` is over the images that the attack turned (NaN if none)."""
+harness noticed. ``median_distance`` is over the images that the attack turned (NaN if none).
+``search_dtype`` is what the attack followed the gradient in, float32 or bfloat16
+(:mod:`benchmark.precision`); null where nothing was attacked and in older runs."""
 
 _LABELS = ("label", "pred_clean", "pred_adv")
 _FRACTIONS = ["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
@@ -187,6 +210,7 @@ def make_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pd.DataFrame:
 
 def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame:
     """Return ``frame`` in the schema's order and dtypes; ResultsError names the first breach."""
+    frame = filled(frame, schema)
     _check_names(frame.columns, schema, where)
     try:
         table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)

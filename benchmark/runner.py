@@ -347,6 +347,7 @@ class _Row:
             self.limits.failed.add(names)
         cells = [
             self._cell(attack, outcome.eps, "ok", outcome.notes, _measured(outcome, attack.n))
+            | {"search_dtype": outcome.search_dtype or None}
             for outcome in outcomes
         ]
         if failure or skipped:

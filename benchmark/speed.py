@@ -387,7 +387,7 @@ def median_distance(one: Runs) -> float | None:
     """
     if not isinstance(load_attack(one.contestant.spec), MinimalAttack):
         return None
-    found = one.outcomes[0]
+    found = one.outcomes[-1]  # any above 0 has the images that the attack found
     turned = found.pred_adv != found.pred_clean
     far = torch.where(turned, found.distance, math.inf)[found.correct]
     return statistics.median(far.tolist()) if len(far) else None

@@ -15,11 +15,12 @@ re-scored, not searched again. How much that saves is the attack's to say:
 - A stochastic defense is attacked from scratch at every eps, because keeping each lucky draw would
   count them up. An ``exact`` sweep does so with every defense, as other libraries would.
 
-What runs once is judged at every eps by its distance, and its queries count in the first cell.
+What runs once is judged at every eps by its distance, and its queries count in the first cell. At
+eps 0 every attack has the clean image and nothing else.
 
 Batches are halved when memory runs out (:mod:`benchmark.batches`). An attack that draws its random
 numbers from the sweep's generator has batches of one size on every device, so that what it draws
-does not hang on how much memory happens to be free.
+does not depend on how much memory happens to be free.
 """
 
 import math
@@ -66,7 +67,8 @@ class Outcome:
     ``pred_clean``, ``pred_adv`` and the query counts are int64, ``correct`` (without attack) and
     ``success`` bool and ``distance`` float64 in the attack's norm. ``pictures`` (k, C, H, W),
     float32 in [0, 1], are the scored images of the first :data:`~benchmark.pictures.PICTURED`
-    samples. ``notes`` is what the harness noticed, for the cell's reason.
+    samples. ``notes`` is what the harness noticed, for the cell's reason. ``search_dtype`` is what
+    the attack followed the gradient in, empty where nothing was attacked.
     """
 
     eps: float
@@ -80,6 +82,7 @@ class Outcome:
     pictures: Tensor
     seconds: float
     notes: str
+    search_dtype: str = ""
 
 
 @dataclass
@@ -97,6 +100,11 @@ class _Images:
         zeros = torch.zeros_like(pred)
         pixels = data.head(min(PICTURED, len(data))).x().cpu()
         return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
+
+    def at_rest(self, pred: Tensor, data: ImageDataset) -> "_Images":
+        """Return the clean images, at the cost of what was searched."""
+        clean = _Images.clean(pred, data)
+        return replace(clean, forwards=self.forwards, backwards=self.backwards)
 
     def put(self, rows: Tensor, scored: "_Images") -> None:
         """Take over what a batch gave; ``rows`` ascend, so those with pixels are its first."""
@@ -146,6 +154,8 @@ def sweep(
     with progress.task("attacking", len(budgets) * len(data)) as advance:
         start = time.perf_counter()
         for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
+            if eps == 0:
+                found = found.at_rest(pred_clean, data)
             fooled = (found.pred != data.labels.cpu()) & (found.distance <= slack(eps) + eps)
             yield Outcome(
                 eps=eps,
@@ -159,6 +169,7 @@ def sweep(
                 pictures=found.pixels,
                 seconds=time.perf_counter() - start,
                 notes=search.take_notes(),
+                search_dtype=search.dtype.removeprefix("torch."),
             )
             start = time.perf_counter()
 
@@ -258,6 +269,8 @@ class _Search:
         self.data = data
         self.inside = inside
         self.notes: dict[str, tuple[int, float]] = {}
+        self.dropped = 0
+        self.dtype = ""
         self.batches = Batches(BATCH_SIZE)
 
     def fill(
@@ -304,6 +317,9 @@ class _Search:
             x_adv = search(view, x, y)
             check_batch(view, self.data, on_device, (x, y), before)
             forwards, backwards = view.counts()
+            self.dropped += view.dropped()
+            if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
+                self.dtype = str(view.dtype)
         x_adv, breaches = admit(x_adv, x, eps, self.spec.threat.norm)
         far = distance(x_adv, x, self.spec.threat.norm).cpu()
         pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
@@ -375,6 +391,11 @@ class _Search:
                 "the nearest adversarial image stands on the boundary, where this defense's noise"
                 " decides anew: a high accuracy here says that the attack stopped short"
             )
+        if self.dropped:
+            lines.append(
+                f"the gradient held NaN or infinity at {self.dropped} images: those entries were"
+                " dropped"
+            )
         if self.inside:
             lines.append(
                 f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
@@ -384,4 +405,5 @@ class _Search:
         if self.batches.halved:
             lines.append(f"memory ran out: batches of {self.batches.size} images from there on")
         self.notes.clear()
+        self.dropped = 0
         return "; ".join(lines)

@@ -46,6 +46,11 @@ class AttackView(nn.Module):
     ``rows`` is the number of images in the batch that the view belongs to. A query with that
     many images counts one for each; one with another number counts its share for each. ``dtype``
     is what :meth:`gradient` computes in (:mod:`benchmark.precision`).
+
+    Entries of a gradient that are NaN or infinite reach no attack: they are dropped (taken as 0)
+    where the gradient arrives at the images, for :meth:`gradient` and for a library that
+    differentiates :meth:`forward` alike. :meth:`dropped` tells at how many images. An audit that
+    wants to see them sets ``drops`` to False.
     """
 
     def __init__(
@@ -59,10 +64,13 @@ class AttackView(nn.Module):
         self.bpda = bpda
         self.inside = inside
         self.dtype = torch.float32
+        self.drops = True
         self._forwards = 0.0
         self._backwards = 0.0
         self._queries = 0
         self._broken = torch.zeros((), dtype=torch.int64)
+        self._dropped = torch.zeros((), dtype=torch.bool)
+        self._dropped_elsewhere = torch.zeros((), dtype=torch.int64)
         self._selected: list[tuple[Tensor, AttackView]] = []
 
     @property
@@ -85,6 +93,7 @@ class AttackView(nn.Module):
         """Return a view for another batch of ``rows`` images, its counts at zero."""
         view = AttackView(self.defense, rows, eot=self.eot, bpda=self.bpda, inside=self.inside)
         view.dtype = self.dtype
+        view.drops = self.drops
         return view
 
     def select(self, index: Tensor) -> "AttackView":
@@ -142,7 +151,7 @@ class AttackView(nn.Module):
 
         A pass through the generator alone counts as a query, too.
         """
-        return self._counted(self.defense.generate(z))
+        return self._counted(self.defense.generate(self._dropping(z)))
 
     def classify_latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images of ``z`` and the logits (N, K) of the classifier behind the generator.
@@ -150,7 +159,7 @@ class AttackView(nn.Module):
         One query. Neither EOT nor BPDA applies: nothing is searched, and both networks are
         differentiated as they are.
         """
-        images = self.defense.generate(z)
+        images = self.defense.generate(self._dropping(z))
         return images, self._counted(self.defense.classify_generated(images))
 
     def counts(self) -> tuple[Tensor, Tensor]:
@@ -161,6 +170,44 @@ class AttackView(nn.Module):
     def broken(self) -> int:
         """Return how many answers so far were not finite for images in [0, 1] (see ``LOOK``)."""
         return int(self._broken) + sum(view.broken() for _, view in self._selected)
+
+    def dropped(self) -> int:
+        """Return at how many images entries of a gradient were dropped so far.
+
+        Of queries with another number of images than ``rows``, the most in one of them.
+        """
+        rows, elsewhere = self._dropped_rows()
+        return max(int(rows.sum()), elsewhere)
+
+    def _dropped_rows(self) -> tuple[Tensor, int]:
+        rows = self._dropped.cpu().expand(self.rows).clone()
+        elsewhere = int(self._dropped_elsewhere)
+        for index, view in self._selected:
+            some, more = view._dropped_rows()
+            rows[index.cpu()] |= some
+            elsewhere = max(elsewhere, more)
+        return rows, elsewhere
+
+    def _dropping(self, x: Tensor) -> Tensor:
+        """Return ``x``, through which a gradient passes without its NaN and infinities."""
+        if not (self.drops and x.requires_grad and torch.is_grad_enabled()):
+            return x
+        x = x.view_as(x)  # a tensor of this query's own: hooks on the attack's would pile up
+        x.register_hook(self._finite)  # type: ignore[no-untyped-call]
+        return x
+
+    def _finite(self, gradient: Tensor) -> Tensor:
+        # A finite sum has finite terms; but a GPU is not waited for.
+        if not gradient.is_cuda and math.isfinite(gradient.sum().item()):
+            return gradient
+        broken = ~gradient.isfinite()
+        images = broken.flatten(1).any(1)
+        if len(images) == self.rows:
+            self._dropped = self._dropped.to(images.device) | images
+        else:
+            most = self._dropped_elsewhere.to(images.device)
+            self._dropped_elsewhere = torch.maximum(most, images.sum())
+        return gradient.masked_fill(broken, 0)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)
@@ -180,6 +227,7 @@ class AttackView(nn.Module):
 
     def _query(self, x: Tensor) -> Tensor:
         """One pass through the defense, counted."""
+        x = self._dropping(x)
         if self.inside:
             # Evaluate just inside the box; the gradient passes to x as it is.
             x = x + (x.detach().clamp(self.inside, 1 - self.inside) - x.detach())

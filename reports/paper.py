@@ -224,7 +224,8 @@ def _nearest(run: Run, defense: str, attack: AttackSpec, eps: float, images: int
     samples = run.samples
     mine = (samples["defense"] == defense) & (samples["attack"] == attack.name)
     own = samples[mine & (samples["library"] == attack.library)]
-    own = own.drop_duplicates(["seed", "sample_id"])
+    # Every eps above 0 has the images that the attack found.
+    own = own.sort_values("eps").drop_duplicates(["seed", "sample_id"], keep="last")
     reach = eps * (1 + 1e-5) + float(np.finfo(np.float32).eps)
     fooled = (own["pred_adv"] != own["label"]) & (own["distance"] <= reach)
     robust = float(1 - fooled.mean())

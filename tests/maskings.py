@@ -460,3 +460,69 @@ PLANTED: tuple[Planted, ...] = (
         breakable=False,
     ),
 )
+
+
+# --- purify what looks noisy -------------------------------------------------------------------
+
+
+class NoisyPurifier(Around):
+    """What looks noisy is brought to black and white; what does not is left as it is.
+
+    An attack in a large ball, or from a random start in it, sees the purified image alone, whose
+    gradient is zero. ``threshold`` is the :meth:`noise` from which on it purifies.
+    """
+
+    def __init__(self, bare: Defense, threshold: float) -> None:
+        super().__init__(bare)
+        self.threshold = threshold
+
+    def noise(self, x: Tensor) -> Tensor:
+        """How far pixels lie from the mean of their neighbours (N,), on average."""
+        mean = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        return (x - mean).abs().flatten(1).mean(1)
+
+    def before(self, x: Tensor) -> Tensor:
+        noisy = self.noise(x.detach()) > self.threshold
+        return torch.where(noisy.view(-1, 1, 1, 1), (x > 0.5).to(x), x)
+
+
+class FarPurifier(NoisyPurifier):
+    """Noisy is what lies far, in l2, from all images that it has stored."""
+
+    def __init__(self, bare: Defense, threshold: float, stored: Tensor) -> None:
+        super().__init__(bare, threshold)
+        self.register_buffer("stored", stored.flatten(1))
+
+    def noise(self, x: Tensor) -> Tensor:
+        return torch.cdist(x.flatten(1), self.stored).amin(1)
+
+
+class GreyPurifier(NoisyPurifier):
+    """Noisy is what has many pixels off black and white."""
+
+    def noise(self, x: Tensor) -> Tensor:
+        return ((x - x.round()).abs() > 0.15).to(x).flatten(1).mean(1)
+
+
+class SmoothPurifier(NoisyPurifier):
+    """It fades from the image to the purified one, and pretends that purifying changes nothing."""
+
+    def before(self, x: Tensor) -> Tensor:
+        share = torch.sigmoid(400 * (self.noise(x) - self.threshold)).view(-1, 1, 1, 1)
+        pure = x + ((x > 0.5).to(x) - x).detach()
+        return (1 - share) * x + share * pure
+
+
+def between(purifier: NoisyPurifier, x: Tensor, eps: float) -> NoisyPurifier:
+    """Set the threshold so that half of ``x`` with random noise within ``eps`` are purified."""
+    noise = (torch.rand(x.shape, generator=generator(0)) * 2 - 1) * eps
+    purifier.threshold = float(purifier.noise((x + noise).clamp(0, 1)).median())
+    return purifier
+
+
+PURIFIERS: dict[str, Callable[[Bench], NoisyPurifier]] = {
+    "NoisyPurifier": lambda b: NoisyPurifier(b.bare, 0.0),
+    "FarPurifier": lambda b: FarPurifier(b.bare, 0.0, b.train.x()[:400]),
+    "GreyPurifier": lambda b: GreyPurifier(b.bare, 0.0),
+    "SmoothPurifier": lambda b: SmoothPurifier(b.bare, 0.0),
+}

@@ -157,6 +157,13 @@ def lost(bench: Bench) -> Subject:
     return replace(subject, curves=[nothing_fell(subject, (0.0, 0.6), library="art")])
 
 
+def purified(bench: Bench) -> Subject:
+    """Broken in small balls; what comes from larger ones looks noisy and is purified."""
+    defense = maskings.NoisyPurifier(bench.bare, 0.0)
+    maskings.between(defense, bench.test.x(), 0.33)
+    return unbroken(subject_of(defense, bench), (0.0, 0.4))
+
+
 FAULTS: dict[str, list[tuple[Build, str]]] = {
     "probability-outputs": [
         (of(maskings.Probabilities), "outputs are"),
@@ -197,6 +204,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "lost-on-the-way": [(lost, "success lost on the way")],
     "unbounded-attack": [(of(maskings.WrongSign), "unbounded attack fails")],
     "flat-in-eps": [(lambda bench: unbroken(of(maskings.BitDepth)(bench)), "flat in eps")],
+    "rises-with-eps": [(purified, "accuracy rises with eps")],
     "random-noise": [
         (lambda bench: unbroken(of(maskings.WrongSign)(bench)), "random noise beats the attack")
     ],

@@ -145,7 +145,7 @@ def test_the_last_step_of_a_run_is_the_shortest():
     x = torch.full((1, 1, 1, 1), 0.5)
     descend(Function(logits), PGD(steps=40, random_start=False), x, torch.tensor([0]), [0.4])
     # A slope of 1 towards 0.9: the iterates climb by each step's length until the border.
-    climbed = [float(b - a) for a, b in pairwise(seen)]
+    climbed = [float(b - a) for a, b in pairwise(seen[-41:])]
     assert len(climbed) == 40
     assert climbed[0] == pytest.approx(0.25 * 0.4, rel=1e-4)
     search = descent.Descent("linf", lambda *_: None, 40, 1, None, True)
@@ -250,12 +250,47 @@ def test_queries_are_bounded(seed, steps, restarts, n_levels, norm):
 
 
 def test_falling_costs_little_where_the_model_is_smooth():
-    """The docstring's claim: a full run where it stands, a few steps for each ball it falls in."""
+    """The walk, a full run where it stands, a few steps for each ball that it falls in."""
     model, x, y = linear(0)
     budgets = [0.025 * i for i in range(1, 17)]
     x_adv, forwards, _ = descend(model, PGD(), x, y, budgets)
     fell_in = len(budgets) - levels(model, x_adv, x, y, budgets, "linf")
-    assert (forwards <= 41 + 4 * fell_in).all()
+    assert (forwards <= 6 + 41 + 4 * fell_in).all()
+
+
+# --- the walk from the image
+
+
+def test_the_walk_grows_from_the_image_towards_the_largest_ball():
+    seen = []
+
+    def logits(x):
+        seen.append(float(x.detach()) - 0.5)
+        value = x.flatten(1).sum(1) - 5
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+    x = torch.full((1, 1, 1, 1), 0.5)
+    descend(Function(logits), PGD(steps=40), x, torch.tensor([0]), [0.1, 0.4])
+    assert seen[0] == 0
+    assert seen[1:6] == pytest.approx([0.05 * 8 ** (k / 5) for k in range(5)], rel=1e-4)
+    assert len(seen) == 6 + 41  # and then the run in the largest ball
+
+
+def test_a_ball_that_misleads_is_left_for_the_next_smaller_one():
+    """Beyond 0.2 the image is what it was, and it takes 0.18: no iterate of the walk lies between."""
+
+    def logits(x):
+        far = (x - 0.5).abs().flatten(1).amax(1)
+        seen = torch.where((far > 0.2).view(-1, 1, 1, 1), torch.full_like(x, 0.5), x)
+        value = seen.flatten(1).mean(1) - 0.68
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+    model, x = Function(logits), torch.full((8, 1, 4, 4), 0.5)
+    y, budgets = torch.zeros(8).long(), GRIDS["linf"][2]
+    x_adv, forwards, _ = descend(model, PGD(steps=40), x, y, budgets)
+    level = levels(model, x_adv, x, y, budgets, "linf")
+    assert (level == 3).all()  # 0.2 is the smallest eps above 0.18
+    assert (forwards <= 6 + 41 * len(budgets)).all()
 
 
 # --- independence

@@ -48,3 +48,46 @@ def test_only_the_cross_entropy_saturates():
     for name, loss in LOSSES.items():
         (gradient,) = torch.autograd.grad(loss(logits, torch.tensor([0])).sum(), logits)
         assert bool(gradient.any()) == (name != "cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        ([5.0, 2.0, 2.0, 1.0], 0),  # the second and the third tie
+        ([5.0, 2.0, 2.0, 2.0], 0),  # and all runners-up
+        ([1e5 + 5, 1e5 + 2, 1e5 + 2, 1e5], 0),
+        ([3.0, 3.0, 1.0, 0.0], 0),  # the first and the second
+        ([2.0, 2.0, 2.0, 2.0], 0),  # all
+        ([2.0, 2.0, 2.0], 0),
+        ([5.0, 2.0, 2.0], 0),
+        ([2.0, 2.0], 0),
+        ([5.0, 2.0], 0),
+    ],
+)
+def test_dlr_with_ties_has_a_gradient_that_narrows_the_lead(logits, labels):
+    """The runners-up are one function of the image, as in a model with classes of no use."""
+    at = torch.tensor([logits])
+    y = torch.tensor([labels])
+    slopes = torch.linspace(1, 2, len(logits)).unsqueeze(0)
+    slopes[at == at[0, -2]] = 1.5  # tied logits stay tied
+    slopes[0, 0] = -1
+    x = torch.zeros(1, requires_grad=True)
+    loss = dlr(at + x[:, None] * slopes, y)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert torch.isfinite(loss).all()
+    assert gradient > 0
+    assert gradient < 100
+
+
+def test_dlr_is_the_published_one_without_ties():
+    rng = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(200, 10, generator=rng)).requires_grad_()
+    y = torch.arange(200) % 10
+    top = logits.sort(1, descending=True)
+    other = torch.where(top.indices[:, 0] == y, top.values[:, 1], top.values[:, 0])
+    published = -(logits.gather(1, y[:, None])[:, 0] - other) / (
+        top.values[:, 0] - top.values[:, 2] + 1e-12
+    )
+    assert torch.allclose(dlr(logits, y), published)
+    found, wanted = (torch.autograd.grad(v.sum(), logits)[0] for v in (dlr(logits, y), published))
+    assert torch.allclose(found, wanted, atol=1e-5)

@@ -6,7 +6,8 @@ from test_descent import NORMS, descend, levels
 from toys import Function, SmallCNN, images
 
 from benchmark import precision
-from benchmark.losses import cross_entropy
+from benchmark.attacks import descent
+from benchmark.losses import cross_entropy, margin
 from benchmark.precision import fast_bfloat16, search_dtype
 from benchmark.view import attack_view
 
@@ -85,7 +86,7 @@ def test_an_older_torch_keeps_float32(monkeypatch):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_fools_in_bfloat16_alone_counts_for_nothing(norm):
+def test_what_fools_in_bfloat16_alone_counts_for_nothing(norm, monkeypatch):
     """In bfloat16 every image fools this model, in float32 none."""
 
     def logits(x):
@@ -95,12 +96,79 @@ def test_what_fools_in_bfloat16_alone_counts_for_nothing(norm):
 
     model, x = Function(logits), images(12)
     y = torch.zeros(len(x), dtype=torch.int64)
-    assert dtype_of(model, x, y) == torch.bfloat16
+    assert dtype_of(model, x, y) == torch.float32
+    monkeypatch.setattr(descent, "search_dtype", lambda *_: torch.bfloat16)
     x_adv, forwards, backwards = descend(model, NORMS[norm](steps=12), x, y, GRID)
     assert (levels(model, x_adv, x, y, GRID, norm) == len(GRID)).all()
-    # Every claim was looked at in float32, and each sample paid a whole run.
-    assert forwards.tolist() == [2 * count for count in backwards.tolist()]
-    assert (backwards == 13).all()
+    # Every claim was looked at in float32, and each sample paid the walk and a whole run. Of the
+    # image itself, where the walk begins, nothing is claimed.
+    assert (backwards == 2 + 13).all()
+    assert forwards.tolist() == [2 * count - 1 for count in backwards.tolist()]
+
+
+def test_who_stands_was_looked_at_in_float32(monkeypatch):
+    """In float32 every image beyond 0.02 fools this model, in bfloat16 none seems to."""
+
+    def logits(x):
+        score = x.flatten(1).mean(1) - 0.5
+        lead = score - (10 if coarse() else 0.02)
+        return torch.stack([torch.zeros_like(lead), lead], 1)
+
+    monkeypatch.setattr(descent, "search_dtype", lambda *_: torch.bfloat16)
+    model, x = Function(logits), torch.full((5, 1, 8, 8), 0.5)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    x_adv, _, _ = descend(model, NORMS["linf"](steps=12), x, y, [0.05, 0.1])
+    assert (levels(model, x_adv, x, y, [0.05, 0.1], "linf") < 2).all()
+
+
+def shifted(model, constant):
+    """The same function: one constant more for every class."""
+
+    def logits(x):
+        found = model(x)
+        return found + torch.as_tensor(constant(x)).to(found.dtype)
+
+    return Function(logits)
+
+
+SHIFTS = {
+    "a constant": lambda x: 1000.0,
+    "one an image": lambda x: 1000 * x.flatten(1).mean(1, keepdim=True),
+    "a large constant": lambda x: 3e4,
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_constant_on_all_logits_is_searched_in_float32_and_moves_nothing(name):
+    model, x, y = cnn(3)
+    moved = shifted(model, SHIFTS[name])
+    assert dtype_of(model, x, y) == torch.bfloat16
+    assert dtype_of(moved, x, y) == torch.float32
+    pgd, grid = NORMS["linf"](steps=20), [0.05 * i for i in range(1, 9)]
+    plain, other = (
+        levels(model, descend(m, pgd, x, y, grid)[0], x, y, grid, "linf") for m in (model, moved)
+    )
+    assert (plain < len(grid)).float().mean() > 0.5
+    assert (other != plain).sum() <= len(x) / 20
+
+
+def test_one_scale_for_all_logits_keeps_the_dtype():
+    model, x, y = cnn(3)
+    scaled = Function(lambda x: 100 * model(x))
+    with attack_view(scaled, len(x)) as view:
+        assert search_dtype(view, x, y, margin) == torch.bfloat16
+
+
+def test_float32_itself_bears_a_constant():
+    model, x, y = cnn(3)
+    model = model.double()  # so that adding the constant is what rounds
+    moved = Function(lambda x: (model(x.double()) + 1e5).float())
+    plain = Function(lambda x: model(x.double()).float())
+    pgd = NORMS["linf"](steps=20)
+    one, other = (
+        levels(plain, descend(m, pgd, x, y, GRID)[0], x, y, GRID, "linf") for m in (plain, moved)
+    )
+    assert (other > one).sum() <= len(x) / 10
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -126,7 +126,7 @@ def test_every_breach_of_the_samples_table_is_named(changes, message):
 
 @pytest.mark.parametrize(("frame", "schema"), [(cells({}), CELLS), (samples({}), SAMPLES)])
 def test_columns_are_those_of_the_schema(frame, schema):
-    for name in schema.names:
+    for name in (field.name for field in schema if not field.metadata):
         with pytest.raises(ResultsError, match=f"column '{name}' is missing"):
             validate(frame.drop(columns=name), schema, "here")
     with pytest.raises(ResultsError, match="column 'mood' is not part"):
@@ -299,7 +299,22 @@ def test_a_written_table_has_the_schemas_types_and_no_index(tmp_path, frame, sch
 def test_only_numbers_with_a_fraction_may_be_absent():
     for schema in (CELLS, SAMPLES):
         for column in schema:
-            assert column.nullable == (column.type == pa.float64())
+            assert column.nullable == (column.type == pa.float64() or bool(column.metadata))
+
+
+def test_an_older_table_is_read_with_null_in_the_columns_that_came_later(tmp_path):
+    frame = cells({"search_dtype": "bfloat16"}, {"eps": 0.2, "search_dtype": None})
+    write_table(tmp_path / "new.parquet", frame, CELLS)
+    new = read_table(tmp_path / "new.parquet", CELLS)
+    assert new["search_dtype"][0] == "bfloat16"
+    assert pd.isna(new["search_dtype"][1])
+    for rows in (frame, frame[:0]):
+        older = pa.schema([field for field in CELLS if not field.metadata])
+        write_table(tmp_path / "old.parquet", rows.drop(columns="search_dtype"), older)
+        old = read_table(tmp_path / "old.parquet", CELLS)
+        assert list(old.columns) == CELLS.names
+        assert old["search_dtype"].isna().all()
+        assert len(validate(superseded(old, new, ["eps"]), CELLS, "here")) == 2
 
 
 def test_what_came_anew_supersedes_the_old_rows():

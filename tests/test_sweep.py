@@ -11,9 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Function, Linear, Nearest, Noisy, Scripted, dataset, images, pixels
+from toys import Function, Linear, Nearest, Noisy, Scripted, SmallCNN, dataset, images, pixels
 
-from benchmark import runner
+from benchmark import precision, runner
+from benchmark.attacks import torchattacks
+from benchmark.attacks.cw import CarliniWagner
 from benchmark.attacks.pgd import PGD, PGDL2
 from benchmark.errors import PluginError
 from benchmark.plan import plan
@@ -258,7 +260,7 @@ def test_a_minimal_attack_runs_once_and_is_judged_at_every_eps():
     assert [accuracy(o) for o in found] == [0.75, 0.5, 0.25, 0]
     assert [o.n_forward.tolist() for o in found] == [[1, 1, 1, 0], [0] * 4, [0] * 4, [0] * 4]
     assert [o.n_backward.sum().item() for o in found] == [3, 0, 0, 0]
-    for outcome in found:
+    for outcome in found[1:]:
         # The distances are the images' own, from inside the ball or outside.
         assert outcome.distance.tolist() == pytest.approx([0.3, 0.2, 0.1, 0], abs=0.005)
         assert outcome.notes == ""
@@ -507,3 +509,66 @@ def test_the_runner_hands_exact_on(tmp_path, monkeypatch):
             progress=Progress(),
         )
     assert asked == [False, True]
+
+
+# --- eps 0
+
+
+class Upwards(Scripted):
+    """Another library's attack, run at each eps."""
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(steps=12), PGDL2(steps=12), CarliniWagner(steps=20), Nearest(), Upwards(script=up)],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_at_eps_0_there_is_the_clean_image_and_nothing_else(attack, exact):
+    found = outcomes(STEP, attack, DATA, [0, 0.15, 0.5], exact=exact)
+    at_rest, *others = found
+    assert torch.equal(at_rest.pred_adv, at_rest.pred_clean)
+    assert (at_rest.distance == 0).all()
+    assert torch.equal(at_rest.pictures, DATA.x())
+    assert torch.equal(at_rest.success, ~at_rest.correct)
+    assert others[-1].success.all()
+    assert (others[-1].distance[:3] > 0).all()
+
+
+# --- gradients with holes
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(steps=12),
+        PGDL2(steps=12),
+        CarliniWagner(steps=20),
+        torchattacks.PGDL2(steps=12),
+    ],
+    ids=["pgd", "pgd-l2", "cw", "torchattacks"],
+)
+def test_nan_at_one_pixel_of_the_gradient_stops_no_attack(attack):
+    def score(x):
+        whole = x.flatten(1)
+        # The gradient of its first pixel is NaN everywhere, its value is 0.
+        hole = (whole[:, 0] - whole[:, 0]).sqrt()
+        value = whole[:, 1:].sum(1) + hole - 1.5
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+    data = dataset(torch.full((6, 1, 2, 2), 0.4), torch.zeros(6).long())
+    found = outcomes(Function(score), attack, data, [0, 0.01, 0.8])
+    assert [accuracy(outcome) for outcome in found] == [1, 1, 0]
+    notes = "; ".join(outcome.notes for outcome in found)
+    assert "the gradient held NaN or infinity at 6 images: those entries were dropped" in notes
+
+
+def test_the_cells_say_what_was_searched_in(monkeypatch):
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
+    model, x = SmallCNN(seed=3), images(12, seed=3)
+    data = dataset(x, model.predict((x * 255).round() / 255), 3)
+    assert {o.search_dtype for o in outcomes(model, PGD(), data, [0, 0.1])} == {"bfloat16"}
+    assert {o.search_dtype for o in outcomes(model, PGDL2(), data, [0.1], exact=True)} == {
+        "float32"
+    }
+    assert outcomes(model, PGD(), data, [0])[0].search_dtype == ""

@@ -357,3 +357,64 @@ def test_a_module_for_libraries_that_expect_one():
         assert next(view.parameters()).device.type == "cpu"
         assert not view.stochastic
         assert not view.training or view.eval() is view
+
+
+# --- gradients that are NaN or infinite
+
+
+def broken_at(pixel, value):
+    """A sum of pixels whose gradient is ``value`` at one of them wherever that one is below 0.5."""
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            gradient = gradient.clone()
+            at = gradient.flatten(1)[:, pixel]
+            gradient.view(len(x), -1)[:, pixel] = torch.where(
+                x.flatten(1)[:, pixel] < 0.5, value, at
+            )
+            return gradient
+
+    return Function(lambda x: F.pad(Broken.apply(x).flatten(1).sum(1, keepdim=True), (1, 0)))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_entries_of_a_gradient_that_are_not_finite_are_dropped_and_counted(value):
+    model, x = broken_at(2, value), torch.full((5, 1, 2, 2), 0.7)
+    x[1:3, 0, 1, 0] = 0.2
+    with attack_view(model, 5, eot=2) as view:
+        gradient = view.gradient(x, torch.zeros(5).long(), score)[2].flatten(1)
+        assert gradient[:, [0, 1, 3]].eq(1).all()
+        assert gradient[:, 2].tolist() == [1, 0, 0, 1, 1]
+        assert view.dropped() == 2
+        # Once more in a part: an image counts once.
+        view.select(torch.tensor([2, 4])).gradient(x[[2, 4]], torch.zeros(2).long(), score)
+        assert view.dropped() == 2
+        assert view.broken() == 0
+
+
+def test_a_library_that_differentiates_the_view_meets_no_nan():
+    model, x = broken_at(0, torch.nan), torch.full((3, 1, 2, 2), 0.2)
+    with attack_view(model, 3) as view:
+        own = x.clone().requires_grad_()
+        for _ in range(2):  # the same tensor again
+            (gradient,) = torch.autograd.grad(view(own)[:, 1].sum(), own)
+            assert gradient.flatten(1).tolist() == [[0, 1, 1, 1]] * 3
+        assert view.dropped() == 3
+        (gradient,) = torch.autograd.grad(view(own[:2])[:, 1].sum(), own)
+        assert gradient.isfinite().all()
+        assert view.dropped() == 3
+
+
+def test_an_audit_sees_them():
+    model, x = broken_at(0, torch.nan), torch.full((3, 1, 2, 2), 0.2)
+    with attack_view(model, 3) as view:
+        view.drops = False
+        assert view.gradient(x, torch.zeros(3).long(), score)[2].isnan().any()
+        assert view.dropped() == 0

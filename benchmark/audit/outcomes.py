@@ -8,7 +8,9 @@ Where each threshold comes from, and what honest models show, is on the check's 
 docs/checks.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -200,6 +202,57 @@ def _broad(subject: Subject, norm: str) -> float:
     side = 28 if grey == 1 else 32
     scale = (height * width) ** 0.5 / side if norm == "l2" else 1.0
     return BROAD[norm, grey] * scale
+
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""The budgets at which the accuracy must not rise, as shares of the largest."""
+
+RISE_STEPS = 5
+CHANCE = 0.01
+"""With what probability chance may bring about a rise, over all pairs of budgets."""
+
+FEWEST_RISING = 10
+"""So many images, all fallen in the smaller ball alone, are more than chance."""
+
+
+@check("rises-with-eps", level="basic", needs=["standing"])
+def rises_with_eps(subject: Subject) -> Finding:
+    """Tell whether fewer images fall in a large ball than in a smaller one within it."""
+    name, at = "rises-with-eps", subject.once(budget)
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    x, y = asked(subject, ASKED_OFTEN)
+    if len(x) < FEWEST_RISING:
+        evidence = f"{len(x)} images are too few to tell a rise from chance"
+        return Finding(name, "undecided", torch.nan, torch.nan, evidence)
+    largest = max([at.eps, *(eps for c in subject.curves if c.norm == at.norm for eps in c.eps)])
+    attack, seed = PGD(steps=RISE_STEPS, norm=at.norm), seed_for(subject, name)
+    fell = {}
+    for eps in (share * largest for share in SHARES):
+        # From scratch and from the same starts at each eps: nothing is taken over.
+        with view_of(subject, len(x)) as view, seeded(seed, x.device):
+            x_adv = attack.run(view, x, y, eps=eps, generator=generator(seed, x.device))
+        fell[eps] = _fell(subject, x_adv, y)
+    pairs = list(combinations(fell, 2))
+    threshold = CHANCE / len(pairs)
+    rises = [(_chance(fell[small], fell[large]), small, large) for small, large in pairs]
+    p, small, large = min(rises)
+    counts = [int(fell[eps].sum()) for eps in (small, large)]
+    evidence = (
+        f"{RISE_STEPS} steps of PGD from scratch turn {counts[0]} of {len(x)} images at eps"
+        f" {small:g} and {counts[1]} at {large:g} ({at.norm}; p {p:.2g} for a rise of the"
+        f" accuracy); trusted from {threshold:.2g}"
+    )
+    return alarm_if(p < threshold, name, p, threshold, evidence, "accuracy rises with eps")
+
+
+def _chance(smaller: Tensor, larger: Tensor) -> float:
+    """Return how probable so many images are that fell in the smaller ball alone, were both alike:
+    the one-sided exact test of McNemar.
+    """
+    only_smaller, only_larger = int((smaller & ~larger).sum()), int((larger & ~smaller).sum())
+    n = only_smaller + only_larger
+    return float(sum(math.comb(n, k) for k in range(only_smaller, n + 1)) / 2**n)
 
 
 # --- other attacks at the same budget ------------------------------------------------------------

@@ -148,6 +148,7 @@ def gradients(subject: Subject) -> Gradients:
     nothing = torch.full_like(x, torch.nan)
     try:
         with view_of(subject, len(x)) as view, seeded(seed_for(subject, "gradients"), x.device):
+            view.drops = False
             by_margin = view.gradient(x, y, margin)
             by_entropy = view.gradient(x, y, cross_entropy)
     except torch.OutOfMemoryError:
