@@ -71,23 +71,32 @@ def gradient(defense, x):
 # --- the plan ------------------------------------------------------------------------------------
 
 
-def test_without_an_alarm_four_attacks_run():
+ALWAYS = ["margin", "cross-entropy", "apgd", "targeted", "averaged-once", "square"]
+
+
+def test_without_an_alarm_six_attacks_run():
     plan = planned(bare())
-    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert list(plan) == ALWAYS
     assert plan["margin"].spec.params == {"loss": "margin", "steps": 5, "restarts": 1}
     assert plan["margin"].spec.threat == THREAT
     assert plan["apgd"].spec.params["loss"] == "dlr"
+    assert plan["targeted"].spec.params == {"steps": 10, "n_classes": 4}
+    assert plan["averaged-once"].spec.threat.eps == (0.1,)
+    assert plan["averaged-once"].then.spec.threat.eps == (0.1, 0.3)
     assert {each.spec.eot for each in plan.values()} == {1}
 
 
 def test_below_four_classes_apgd_has_no_third_logit():
     plan = planned(Linear(torch.ones(4)), x=torch.rand(6, 1, 2, 2))
     assert plan["apgd"].spec.params["loss"] == "ce"
+    assert "targeted" not in plan  # there is one other class
 
 
 def test_randomness_asks_for_draws_and_every_budget_from_scratch():
     plan = planned(bare(), "randomness")
-    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert list(plan) == [name.removesuffix("-once") for name in ALWAYS]
+    averaged = plan.pop("averaged").spec
+    assert (averaged.eot, averaged.params["draws"]) == (1, 8)  # fresh draws with its own noise
     assert {each.spec.eot for each in plan.values()} == {3}
     assert all(each.defense.stochastic for each in plan.values())
     assert plan["margin"].spec.threat.eps == (0.1, 0.3)
@@ -95,8 +104,9 @@ def test_randomness_asks_for_draws_and_every_budget_from_scratch():
 
 def test_a_doubtful_gradient_is_replaced():
     plan = planned(BitDepth(bare()), "zero-gradient")
-    assert list(plan)[:2] == ["bridge", "estimated"]
+    assert (list(plan)[0], list(plan)[-1]) == ("bridge", "estimated")
     assert isinstance(plan["bridge"].defense, Bridged)
+    assert "averaged-once" in plan  # the mean of zeros is zero
     assert not plan["estimated"].spec.bpda
 
 
@@ -111,10 +121,10 @@ def test_an_own_stand_in_is_used_unless_the_run_did():
 
 def test_where_no_gradient_is_there_none_is_followed():
     plan = planned(Detached(bare()), "missing-gradient")
-    assert list(plan) == ["bridge", "estimated", "square"]
+    assert list(plan) == ["bridge", "square", "estimated"]
 
 
-def test_what_hangs_on_the_batch_is_attacked_as_a_batch():
+def test_what_depends_on_the_batch_is_attacked_as_a_batch():
     params = planned(bare(), "batch-dependence")["margin"].spec.params
     assert (params["early_stop"], params["return_last"]) == (False, True)
 
