@@ -12,7 +12,7 @@ from maskings import Bare, Bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.attacks.pgd import FGSM, PGD
+from benchmark.attacks.pgd import FGSM
 from benchmark.datasets import DatasetInfo, ImageDataset
 from benchmark.defense import Defense
 from benchmark.losses import cross_entropy
@@ -159,23 +159,16 @@ def fgsm_loss(model: Defense, x: Tensor, y: Tensor, rng: torch.Generator) -> Ten
     return F.cross_entropy(model(x_adv), y)
 
 
-def madry_loss(model: Defense, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-    """The cross-entropy on PGD's images (https://arxiv.org/abs/1706.06083)."""
-    with attack_view(model, len(x)) as view:
-        x_adv = PGD(steps=5).run(view, x, y, eps=EPS, generator=rng)
-    return F.cross_entropy(model(x_adv), y)
-
-
 def trades_loss(model: Defense, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
     """The clean cross-entropy and the distance of the answers beside the image
     (https://arxiv.org/abs/1901.08573)."""
     clean = model(x).log_softmax(1)
     x_adv = x + 1e-3 * torch.randn(x.shape, generator=rng)
-    for _ in range(5):
+    for _ in range(3):
         x_adv = x_adv.detach().requires_grad_()
         far = F.kl_div(model(x_adv).log_softmax(1), clean.detach().exp(), reduction="sum")
         (slope,) = torch.autograd.grad(far, x_adv)
-        x_adv = project(x_adv + EPS / 3 * slope.sign(), x, EPS, "linf").detach()
+        x_adv = project(x_adv + EPS / 2 * slope.sign(), x, EPS, "linf").detach()
     far = F.kl_div(model(x_adv).log_softmax(1), clean.exp(), reduction="batchmean")
     return cross_entropy(clean, y).mean() + 6 * far
 

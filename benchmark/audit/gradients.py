@@ -52,6 +52,9 @@ KEPT = 0.5
 UNKEPT = 0.25
 ALONG = 0.6
 
+WORKED = 0.05
+"""An attack that leaves no more of the images standing, which the model gets right, has worked."""
+
 
 @check("missing-gradient", level="basic", needs=["standing"])
 def missing_gradient(subject: Subject) -> Finding:
@@ -297,6 +300,14 @@ def gradient_scale(subject: Subject) -> Finding:
             "the attacks follow a stand-in's gradient (BPDA), which has no differences to meet"
         )
         return Finding(name, "pass", torch.nan, torch.nan, evidence)
+    at = subject.once(budget)
+    left = int(at.standing.sum()) / max(1, int(subject.correct.sum()))
+    if at.attack and left <= WORKED:
+        evidence = (
+            f"the run's attack left {left:.0%} standing at eps {at.eps:g} ({at.norm}), at most"
+            f" {WORKED:.0%}: the gradient led it there"
+        )
+        return Finding(name, "pass", 0.0, UNKEPT, evidence)
     found = subject.once(strides)
     if not found.still:
         evidence = (
@@ -316,7 +327,6 @@ def gradient_scale(subject: Subject) -> Finding:
             (found.expected / size).flatten(), (found.measured / size).flatten(), dim=0
         )
     )
-    at = found.budget
     rises = ", ".join(f"{value:.0%}" for value in found.kept.median(1).values.tolist())
     evidence = (
         f"inside the ball of eps {at.eps:g} ({at.norm}) the loss rises by {rises} of what the"

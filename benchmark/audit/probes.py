@@ -268,7 +268,7 @@ def budget(subject: Subject) -> Budget:
     """Choose the budget at which about half of the images that stood clean still stand.
 
     There an attack can both succeed and fail. Where the run's attacks left more at every budget,
-    that is the largest one.
+    that is the largest one, and where they left as much less at several, the smallest of these.
     """
     curve = worst_case(subject)
     if curve is None or curve.eps[-1] == 0:
@@ -278,7 +278,13 @@ def budget(subject: Subject) -> Budget:
     clean = int(subject.correct[:n].sum())
     left = [int((~row & subject.correct[:n].cpu()).sum()) for row in curve.success.cpu()]
     places = [place for place, eps in enumerate(curve.eps) if eps > 0]
-    place = min(places, key=lambda place: (abs(left[place] - clean / 2), -place))
+    place = min(
+        places,
+        key=lambda place: (
+            abs(left[place] - clean / 2),
+            place if left[place] < clean / 2 else -place,
+        ),
+    )
     eps = curve.eps[place]
     stood = torch.zeros_like(subject.correct)
     stood[:n] = ~curve.success[place].to(stood.device) & subject.correct[:n]
