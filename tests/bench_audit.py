@@ -78,9 +78,7 @@ def audit(
     )
     own: list[Curve] = []
     effort = replace(EFFORT, queries=queries)
-    for struck in strike(
-        subject, bench.test, threat, findings, effort=effort, progress=Progress()
-    ):
+    for struck in strike(subject, bench.test, threat, findings, effort=effort, progress=Progress()):
         if struck.outcomes:
             own.append(struck.curve)
         verdict = judge(

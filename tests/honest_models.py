@@ -29,7 +29,12 @@ def plain_loss(model: Defense, x: Tensor, y: Tensor, rng: torch.Generator) -> Te
 
 
 def fit(
-    model: Defense, data: ImageDataset, loss: Loss = plain_loss, *, epochs: int = 6, lr: float = 2e-3
+    model: Defense,
+    data: ImageDataset,
+    loss: Loss = plain_loss,
+    *,
+    epochs: int = 6,
+    lr: float = 2e-3,
 ) -> Defense:
     """Train ``model`` and freeze it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
@@ -54,7 +59,9 @@ class Block(nn.Module):
         self.heads = heads
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         n, tokens, width = t.shape

@@ -2,7 +2,8 @@
 
 Every masking answers as the bare model does, or nearly, so that what an attack takes from the bare
 model a sound audit takes from the masking too; ``reasons`` are the checks of which at least one
-must raise its voice; without any the verdict alone says so. ``Planted.memory`` alone is no masking of gradients: it knows the test images.
+must raise its voice, and without any the verdict alone says so. ``Planted.memory`` alone is no
+masking of gradients: it knows the test images.
 """
 
 import math
@@ -403,6 +404,7 @@ class Memory(Around):
         near, which = far.min(1)
         known = F.one_hot(self.labels[which], logits.shape[1]) * 10.0
         return torch.where((near < 0.45)[:, None], known, logits)
+
 
 # --- waves, doors and memories that a look at the stored images does not show --------------------
 

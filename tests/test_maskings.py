@@ -4,7 +4,7 @@ On MNIST where real data are, else on digits.
 """
 
 import pytest
-from bench_audit import audit, left_of
+from bench_audit import THREAT, audit, left_of
 from maskings import PLANTED, Bench, make_bench
 
 N = 20
@@ -47,8 +47,9 @@ def test_a_masking_is_found_and_broken(planted, bench):
     target = left_of(planted.oracle(bench), bench)
 
     def broken(verdict) -> bool:
-        pairs = zip(verdict.rungs, target, strict=True)
-        return all(r.headline <= bare + CLOSE for r, bare in pairs if r.eps >= planted.eps)
+        left = {rung.eps: rung.headline for rung in verdict.rungs}
+        pairs = zip(THREAT.eps, target, strict=True)
+        return all(left.get(eps, 1) <= bare + CLOSE for eps, bare in pairs if eps >= planted.eps)
 
     enough = broken if planted.breakable else at_once
     findings, verdict = audit(defense, bench, enough, queries=planted.queries)

@@ -118,9 +118,7 @@ class State:
         name = f"{prefix}new attributes"
         self._kept.append(_Kept(name, False, lambda: any(True for _ in gained()), forget))
 
-    def _attribute(
-        self, prefix: str, own: MutableMapping[str, Any], key: str, value: Any
-    ) -> None:
+    def _attribute(self, prefix: str, own: MutableMapping[str, Any], key: str, value: Any) -> None:
         def restore() -> None:
             own[key] = value
 
@@ -215,7 +213,12 @@ def _is_object(value: Any) -> bool:
     and no generator of random numbers."""
     kind = type(value)
     outside = kind.__module__.partition(".")[0] not in ("torch", "numpy", "random", "builtins")
-    return outside and not isinstance(value, type) and not callable(value) and hasattr(value, "__dict__")
+    return (
+        outside
+        and not isinstance(value, type)
+        and not callable(value)
+        and hasattr(value, "__dict__")
+    )
 
 
 def _differ(one: Any, other: Any) -> bool:

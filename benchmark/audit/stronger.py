@@ -56,6 +56,7 @@ MISSING = "missing-gradient"
 CHANGING = "state-changes"
 BATCHED = "batch-dependence"
 PROBABLE = "probability-outputs"
+SCALE = "gradient-scale"
 FLAT = ("zero-gradient", MISSING)
 """Alarms that say that there is nothing to average."""
 
@@ -386,15 +387,17 @@ def _strikes(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator
         yield from _across(plan, subject, doubted=True)
     if followed:
         how = " over fresh draws" if plan.eot > 1 else ""
-        averaged = _averaged(plan, subject, alarms, doubted=doubted)
-        if doubted:
+        # Where the gradient is flat its mean is, too: then what replaces it goes first.
+        promising = doubted and not set(alarms) & set(FLAT)
+        averaged = _averaged(plan, subject, alarms, whole=promising)
+        if promising:
             yield averaged
         yield plan.pgd("margin", "margin", f"a loss that does not saturate{how}")
         if not doubted:
             yield from _across(plan, subject, doubted=False)
         yield plan.pgd("cross-entropy", "cross_entropy", f"more steps and restarts{how}")
         yield from _apgd(plan, subject, how)
-        if not doubted:
+        if not promising:
             yield averaged
     yield from _by_answers(plan, doubted=doubted)
 
@@ -452,20 +455,19 @@ def _apgd(plan: _Plan, subject: Subject, how: str) -> Iterator[Strike]:
         yield plan.at_levels("targeted", TARGETED, why, params, bpda=plan.bpda)
 
 
-def _averaged(
-    plan: _Plan, subject: Subject, alarms: Collection[str], *, doubted: bool
-) -> Strike:
-    """The gradient averaged over noise: at one eps, or at all where it is in doubt and not flat."""
+def _averaged(plan: _Plan, subject: Subject, alarms: Collection[str], *, whole: bool) -> Strike:
+    """The gradient averaged over noise: at one eps, or the ``whole`` of it at all."""
     # The attack's own noise asks a random defense again, too.
     draws = max(plan.effort.draws, plan.eot)
+    many = 2 * draws if SCALE in alarms else draws
     options: dict[str, Any] = {"bpda": plan.bpda, "eot": 1}
     steps = max(LEAST, plan.effort.steps // 2)
     why = "the gradient averaged over noise of half of eps"
-    whole = plan.at_levels(
-        "averaged", SMOOTHED, why, {"steps": 2 * steps, "draws": draws}, **options
+    longer = plan.at_levels(
+        "averaged", SMOOTHED, why, {"steps": 2 * steps, "draws": many}, **options
     )
-    if plan.base.stochastic or (doubted and not set(alarms) & set(FLAT)):
-        return whole
+    if plan.base.stochastic or whole:
+        return longer
     first = telling(subject.curves, plan.levels, 2).eps[0]
     return plan.at_levels(
         "averaged-once",
@@ -473,7 +475,7 @@ def _averaged(
         why,
         {"steps": steps, "draws": draws},
         threat=ThreatModel(plan.levels.norm, (first,)),
-        then=whole,
+        then=longer,
         **options,
     )
 
