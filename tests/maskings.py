@@ -2,9 +2,12 @@
 
 Every masking answers as the bare model does, or nearly, so that what an attack takes from the bare
 model a sound audit takes from the masking too; ``reasons`` are the checks of which at least one
-must raise its voice. ``Planted.memory`` alone is no masking of gradients: it knows the test images.
+must raise its voice, and without any the verdict alone says so. ``Planted.memory`` alone is no
+masking of gradients: it knows the test images.
 """
 
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from benchmark.audit.subject import Subject
 from benchmark.datasets import DIGITS, DatasetInfo, ImageDataset
 from benchmark.defense import Defense
 from benchmark.judge import inside_for
+from benchmark.norms import random_start
 from benchmark.registry import DATASETS
 from benchmark.seeding import generator, seeded
 from benchmark.spec import AttackSpec, ThreatModel
@@ -402,11 +406,154 @@ class Memory(Around):
         return torch.where((near < 0.45)[:, None], known, logits)
 
 
+# --- waves, doors and memories that a look at the stored images does not show --------------------
+
+
+def unfolded(bare: Bare) -> Callable[[Tensor], Tensor]:
+    """The bare model as one function without modules: nothing to take apart."""
+    parts = [bare.network[i] for i in (0, 2, 5)]
+    weights, biases = [part.weight for part in parts], [part.bias for part in parts]
+
+    def logits(x: Tensor) -> Tensor:
+        h = x * 2 - 1
+        for weight, bias in list(zip(weights, biases, strict=True))[:2]:
+            h = F.conv2d(h, weight, bias, stride=2, padding=2).relu()
+        return F.linear(h.flatten(1), weights[2], biases[2])
+
+    return logits
+
+
+class Oscillating(Around):
+    """Waves of ``period`` on every pixel, smooth and too low to see, whose slopes are up to
+    ``steepness`` times the pixel's own: right at a pixel of 0, and right or wrong elsewhere.
+
+    ``sealed`` leaves no module between the waves and the logits.
+    """
+
+    def __init__(
+        self, bare: Bare, period: float, steepness: float = 4.0, *, sealed: bool = False
+    ) -> None:
+        super().__init__(bare)
+        self.period, self.steepness = period, steepness
+        if sealed:
+            logits = unfolded(bare)
+            self.bare = None  # type: ignore[assignment]
+            self.inner = (logits,)
+        else:
+            self.inner = (bare,)
+
+    def before(self, x: Tensor) -> Tensor:
+        turn = math.tau / self.period
+        return x + self.steepness / turn * torch.sin(turn * x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner[0](self.before(x))
+
+
+class OscillatingLogits(Around):
+    """Waves on the logits."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return logits + 0.3 * torch.sin(12 * logits)
+
+
+class FalseOffImage(Around):
+    """The right gradient where every pixel is a grey level, as in a stored image; else reversed."""
+
+    def before(self, x: Tensor) -> Tensor:
+        grey = ((x * 255).round() / 255 - x).detach().abs().flatten(1).amax(1) < 1e-6
+        sign = torch.where(grey, 1.0, -1.0).view(-1, 1, 1, 1)
+        return Misled.apply(x, lambda slope: slope * sign)
+
+
+class HardVotes(Around):
+    """The votes of five copies of the image, each moved by a pixel or not, and no gradient."""
+
+    def copies(self, x: Tensor) -> list[Tensor]:
+        padded = F.pad(x, (1, 1, 1, 1))
+        h, w = x.shape[2:]
+        places = ((0, 1), (2, 1), (1, 0), (1, 2), (1, 1))
+        return [padded[:, :, i : i + h, j : j + w] for i, j in places]
+
+    def forward(self, x: Tensor) -> Tensor:
+        votes = [self.bare(copy).argmax(1) for copy in self.copies(x)]
+        return F.one_hot(torch.stack(votes), self.info.n_classes).sum(0).float()
+
+
+class Denoised(Around):
+    """Pushes pixels to 0 or 1 where the image is as rough as with noise of 0.13: what a search in a
+    large ball does is undone, and what one in a small ball does is not."""
+
+    def __init__(self, bare: Defense, images: Tensor) -> None:
+        super().__init__(bare)
+        noisy = random_start(images, 0.13, "linf", generator(0))
+        self.rough = float(self.roughness(noisy).median())
+
+    @staticmethod
+    def roughness(x: Tensor) -> Tensor:
+        beside = F.avg_pool2d(x, 3, stride=1, padding=1)
+        return (x - beside).detach().abs().flatten(1).median(1).values
+
+    def before(self, x: Tensor) -> Tensor:
+        share = torch.sigmoid(400 * (self.roughness(x) - self.rough)).view(-1, 1, 1, 1)
+        return (1 - share) * x + share * torch.sigmoid(40 * (x - 0.5))
+
+
+class Remembering(Around):
+    """Keeps a list and a dictionary of what it was asked; every tenth question moves the image."""
+
+    def __init__(self, bare: Defense) -> None:
+        super().__init__(bare)
+        self.asked: list[float] = []
+        self.seen: dict[str, int] = {"moves": 0}
+
+    def before(self, x: Tensor) -> Tensor:
+        self.asked.append(float(x.detach().sum()))
+        if len(self.asked) % 10 == 0:
+            self.seen["moves"] += 1
+        moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
+        return x.roll(moves[self.seen["moves"] % len(moves)], dims=(2, 3))
+
+
+class SeededNoise(Around):
+    """Noise drawn from a seed that is the image itself: the same for the same image, and another
+    for one a hair beside it."""
+
+    def before(self, x: Tensor) -> Tensor:
+        noise = [
+            torch.randn(u.shape, generator=generator(zlib.crc32(u.numpy().tobytes())))
+            for u in x.detach().contiguous()
+        ]
+        return x + 0.25 * torch.stack(noise)
+
+
+class Known(Around):
+    """A masking as who knows it attacks it: ``logits`` in place of its own, its own decision."""
+
+    def __init__(self, masked: Defense, logits: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(masked)
+        self.known = (logits,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.known[0](x)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        return self.bare.predict(x)
+
+
+def _voting(bench: Bench) -> Defense:
+    votes = HardVotes(bench.bare)
+    return Known(votes, lambda x: torch.stack([bench.bare(u) for u in votes.copies(x)]).mean(0))
+
+
 @dataclass(frozen=True)
 class Planted:
     """A masking: how it is built and the checks of which one must find it.
 
-    ``breakable`` from the budget ``eps`` on, with a test's small effort and so many ``queries``.
+    ``breakable`` from the budget ``eps`` on, with a test's small effort and so many ``queries``, to
+    what PGD leaves of the ``oracle``: of the bare model, or of the masking as who knows it attacks
+    it.
     """
 
     name: str
@@ -415,10 +562,19 @@ class Planted:
     breakable: bool = True
     eps: float = 0.0
     queries: int = 60
+    oracle: Callable[[Bench], Defense] = lambda bench: bench.bare
 
 
 def _around(cls: type[Around], *reasons: str) -> Planted:
     return Planted(cls.__name__, lambda bench: cls(bench.bare), reasons)
+
+
+def _waves(parts: int, *, sealed: bool = False) -> Planted:
+    return Planted(
+        f"Oscillating{parts}",
+        lambda bench: Oscillating(bench.bare, 0.1 / parts, sealed=sealed),
+        ("gradient-scale",),
+    )
 
 
 PLANTED: tuple[Planted, ...] = (
@@ -458,6 +614,27 @@ PLANTED: tuple[Planted, ...] = (
         lambda b: Memory(b.bare, b.test),
         ("zero-gradient", "shifted-images", "noisy-images", "logit-jumps"),
         breakable=False,
+    ),
+    # Periods as shares of the smaller eps, 0.1: between a difference's step and the attack's.
+    _waves(50),
+    _waves(16, sealed=True),
+    _waves(6, sealed=True),
+    _waves(3),
+    _around(OscillatingLogits, "gradient-scale"),
+    _around(FalseOffImage, "gradient-scale"),
+    Planted("HardVotes", lambda b: HardVotes(b.bare), ("missing-gradient",), oracle=_voting),
+    Planted(
+        "Denoised",
+        lambda b: Denoised(b.bare, b.train.x()[:100]),
+        (),  # no question at one eps shows it: what the stronger attack takes does
+        oracle=lambda b: Known(Denoised(b.bare, b.train.x()[:100]), b.bare),
+    ),
+    _around(Remembering, "state-changes"),
+    Planted(
+        "SeededNoise",
+        lambda b: SeededNoise(b.bare),
+        ("logit-jumps", "gradient-scale"),
+        oracle=lambda b: Known(SeededNoise(b.bare), b.bare),
     ),
 )
 

@@ -3,12 +3,14 @@
 import random
 import re
 import sys
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import maskings
+import numpy as np
 import pytest
 import torch
 from maskings import Around, Bench, doubled, subject_of, train_bare
@@ -18,6 +20,7 @@ from toys import Function, pixels
 from benchmark.attacks.pgd import PGD
 from benchmark.audit.probes import budget, gradients, worst_case
 from benchmark.audit.registration import REGISTERED, Check, check
+from benchmark.audit.stand_ins import Restored
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.audit.words import Role
 from benchmark.checks import CHECKS, checks_of, examine
@@ -94,6 +97,18 @@ class Rippled(Around):
     def before(self, x: Tensor) -> Tensor:
         phase = torch.arange(x[0].numel()).view_as(x[0]) * 2.4
         return x + 0.005 * torch.cos(3000 * x + phase)
+
+
+class OffGrey(Around):
+    """Off the stored images half of the pixels' gradients are noise, which the rest hides along
+    its own direction."""
+
+    def before(self, x: Tensor) -> Tensor:
+        def change(slope: Tensor) -> Tensor:
+            return slope + 4 * slope.abs().mean() * torch.randn(slope.shape)
+
+        grey = bool(((x * 255).round() / 255 - x).abs().max() < 1e-6)
+        return x if grey else maskings.Misled.apply(x, change)
 
 
 class Lookup(Around):
@@ -177,6 +192,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "state-changes": [
         (of(maskings.Drifting), "changes when asked"),
         (of(Forgetful), "changes when asked"),
+        (of(maskings.Remembering), "changes when asked"),
     ],
     "inference-search": [(of(maskings.Purified), "optimises at inference")],
     "missing-gradient": [
@@ -196,6 +212,12 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "gradient-sign": [(of(maskings.WrongSign), "gradient of the wrong sign")],
     "gradient-directions": [(of(maskings.NoiseGradient), "gradient not predictive")],
     "gradient-steps": [(of(Rippled), "gradient not predictive")],
+    "gradient-scale": [
+        (of(Rippled), "gradient not predictive at the scale of eps"),
+        (of(maskings.FalseOffImage), "gradient not predictive at the scale of eps"),
+        (of(maskings.OscillatingLogits), "gradient not predictive at the scale of eps"),
+        (of(OffGrey), "gradient not predictive at the scale of eps"),
+    ],
     "shifted-images": [(looked_up, "holds only at the stored images")],
     "noisy-images": [(looked_up, "holds only at the stored images")],
     "logit-jumps": [(looked_up, "holds only at the stored images")],
@@ -291,6 +313,103 @@ class PurifiedWithStandIn(maskings.Purified):
 
     def surrogate(self, x: Tensor) -> Tensor:
         return self.bare(x)
+
+
+class Kept:
+    """An object with attributes of its own."""
+
+    def __init__(self) -> None:
+        self.items: list[float] = []
+
+
+class Counting(Around):
+    """Keeps ``memory`` of its questions, and answers by it if ``told``."""
+
+    total = 0
+
+    def __init__(self, bare: Defense, memory: str, *, told: bool) -> None:
+        super().__init__(bare)
+        self.memory, self.told = memory, told
+        self.number, self.items, self.queue = 0, [], deque(maxlen=5)
+        self.table, self.names, self.counts = {"asked": 0}, set(), Counter()
+        self.kept, self.array, self.tensor = Kept(), np.zeros(1), torch.zeros(1)
+        self.nested = {"deep": ([],)}
+
+    def ask(self) -> float:
+        """Remember one question more, and return something that changes with it."""
+        match self.memory:
+            case "number":
+                self.number += 1
+                return self.number
+            case "list":
+                self.items.append(1)
+                return len(self.items)
+            case "queue":
+                self.queue.append(len(self.queue) + 1)
+                return sum(self.queue)
+            case "dict":
+                self.table["asked"] += 1
+                return self.table["asked"]
+            case "set":
+                self.names.add(len(self.names))
+                return len(self.names)
+            case "counter":
+                self.counts["asked"] += 1
+                return self.counts["asked"]
+            case "object":
+                self.kept.items.append(1.0)
+                return len(self.kept.items)
+            case "array":
+                self.array[0] += 1
+                return float(self.array[0])
+            case "tensor":
+                self.tensor.data += 1
+                return float(self.tensor)
+            case "nested":
+                self.nested["deep"][0].append(1)
+                return len(self.nested["deep"][0])
+            case "new":
+                self.late = getattr(self, "late", 0) + 1
+                return self.late
+            case _:
+                type(self).total += 1
+                return type(self).total
+
+    def after(self, logits: Tensor) -> Tensor:
+        asked = self.ask()
+        return logits * (1 + 0.1 * min(asked, 50)) if self.told else logits
+
+
+MEMORIES = (
+    *("number", "list", "queue", "dict", "set", "counter", "object", "array", "tensor"),
+    *("nested", "new", "class"),
+)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_state_in_python_objects_is_state(bench, memory):
+    defense, x = Counting(bench.bare, memory, told=True), bench.test.x()[:2]
+    found = answer("state-changes", subject_of(defense, bench))
+    assert (found.answer, found.reason) == ("alarm", "changes when asked")
+    restored = Restored(defense)
+    first = restored(x)
+    for _ in range(3):
+        restored(x)
+    assert torch.equal(restored(x), first)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_count_that_no_answer_depends_on_is_a_note(bench, memory):
+    found = answer("state-changes", subject_of(Counting(bench.bare, memory, told=False), bench))
+    assert (found.answer, found.reason) == ("note", "keeps count of questions")
+
+
+def test_what_a_question_changed_is_put_back(bench):
+    defense = Counting(bench.bare, "dict", told=True)
+    subject = subject_of(defense, bench)
+    before = defense.table["asked"]
+    CHECKS["state-changes"].run(subject)
+    assert defense.table["asked"] == before > 0
 
 
 def test_declared_randomness_is_a_note(bench):

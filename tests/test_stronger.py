@@ -1,5 +1,7 @@
 """The stronger attack: what each finding brings about, stand-ins for a gradient, and bridges."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from maskings import (
@@ -9,6 +11,7 @@ from maskings import (
     Detached,
     Drifting,
     OneHot,
+    Oscillating,
     Purified,
     Sealed,
     Stairs,
@@ -21,11 +24,14 @@ from toys import TOY, Function, Linear, dataset, pixels
 from benchmark.attacks.pgd import PGD
 from benchmark.audit.bridges import Bridged, find_bridge, misleads
 from benchmark.audit.estimates import EvolutionStrategies
+from benchmark.audit.smoothed import SmoothedGradient
 from benchmark.audit.stand_ins import Around, Restored, Unsquashed
 from benchmark.audit.stronger import Effort, plan_strikes, shared, strike, telling
 from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.audit.targeted import TargetedPGD
 from benchmark.datasets import DatasetInfo
 from benchmark.losses import margin
+from benchmark.norms import distance
 from benchmark.plan import load_attack
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
@@ -71,23 +77,32 @@ def gradient(defense, x):
 # --- the plan ------------------------------------------------------------------------------------
 
 
-def test_without_an_alarm_four_attacks_run():
+ALWAYS = ["margin", "cross-entropy", "apgd", "targeted", "averaged-once", "square"]
+
+
+def test_without_an_alarm_six_attacks_run():
     plan = planned(bare())
-    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert list(plan) == ALWAYS
     assert plan["margin"].spec.params == {"loss": "margin", "steps": 5, "restarts": 1}
     assert plan["margin"].spec.threat == THREAT
     assert plan["apgd"].spec.params["loss"] == "dlr"
+    assert plan["targeted"].spec.params == {"steps": 10, "n_classes": 4}
+    assert plan["averaged-once"].spec.threat.eps == (0.1,)
+    assert plan["averaged-once"].then.spec.threat.eps == (0.1, 0.3)
     assert {each.spec.eot for each in plan.values()} == {1}
 
 
 def test_below_four_classes_apgd_has_no_third_logit():
     plan = planned(Linear(torch.ones(4)), x=torch.rand(6, 1, 2, 2))
     assert plan["apgd"].spec.params["loss"] == "ce"
+    assert "targeted" not in plan  # there is one other class
 
 
 def test_randomness_asks_for_draws_and_every_budget_from_scratch():
     plan = planned(bare(), "randomness")
-    assert list(plan) == ["margin", "cross-entropy", "apgd", "square"]
+    assert list(plan) == [name.removesuffix("-once") for name in ALWAYS]
+    averaged = plan.pop("averaged").spec
+    assert (averaged.eot, averaged.params["draws"]) == (1, 8)  # fresh draws with its own noise
     assert {each.spec.eot for each in plan.values()} == {3}
     assert all(each.defense.stochastic for each in plan.values())
     assert plan["margin"].spec.threat.eps == (0.1, 0.3)
@@ -95,8 +110,10 @@ def test_randomness_asks_for_draws_and_every_budget_from_scratch():
 
 def test_a_doubtful_gradient_is_replaced():
     plan = planned(BitDepth(bare()), "zero-gradient")
-    assert list(plan)[:2] == ["bridge", "estimated"]
+    first, *_, last = plan
+    assert (first, last) == ("bridge", "estimated")
     assert isinstance(plan["bridge"].defense, Bridged)
+    assert "averaged-once" in plan  # the mean of zeros is zero
     assert not plan["estimated"].spec.bpda
 
 
@@ -111,10 +128,10 @@ def test_an_own_stand_in_is_used_unless_the_run_did():
 
 def test_where_no_gradient_is_there_none_is_followed():
     plan = planned(Detached(bare()), "missing-gradient")
-    assert list(plan) == ["bridge", "estimated", "square"]
+    assert list(plan) == ["bridge", "square", "estimated"]
 
 
-def test_what_hangs_on_the_batch_is_attacked_as_a_batch():
+def test_what_depends_on_the_batch_is_attacked_as_a_batch():
     params = planned(bare(), "batch-dependence")["margin"].spec.params
     assert (params["early_stop"], params["return_last"]) == (False, True)
 
@@ -227,6 +244,100 @@ def test_an_attack_that_raises_is_told_and_the_next_runs():
     first = next(found)
     assert (first.outcomes, first.failure) == ((), "RuntimeError: no graph here")
     assert next(found).spec.name == "audit-cross-entropy"
+
+
+def test_what_fell_is_not_attacked_again():
+    """And what an attack leaves is what it and those before it leave."""
+    data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
+    asked = subject(Linear(torch.ones(1), -0.5), data.x())
+    found = list(strike(asked, data, THREAT, [], effort=EFFORT, progress=Progress()))
+    first, *rest = found
+    assert first.turned == 2
+    for struck in rest:
+        assert struck.turned == 0
+        queries = torch.stack([o.n_forward + o.n_backward for o in struck.outcomes])
+        assert not queries[:, 0].any()  # it fell at the smallest eps
+        for outcome in struck.outcomes:
+            before = first.outcomes[THREAT.eps.index(outcome.eps)]
+            assert torch.equal(outcome.success, before.success)
+            assert torch.equal(outcome.pred_adv, before.pred_adv)
+            assert not queries[:, before.success].any() or len(struck.outcomes) > 1
+
+
+def test_of_a_random_defense_every_attack_sees_every_image():
+    data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
+    asked = subject(Linear(torch.ones(1), -0.5), data.x())
+    found = strike(asked, data, THREAT, alarms("randomness"), effort=EFFORT, progress=Progress())
+    for struck in found:
+        assert all((o.n_forward > 0).all() for o in struck.outcomes)
+
+
+def test_a_short_attack_that_turns_much_is_followed_by_the_long_one():
+    """Waves that the checks were not asked about: the averaged gradient finds what they hide."""
+    inner = bare()
+    inner.network[5].weight.mul_(8)
+    x = images(24)
+    defense = Oscillating(inner, 0.004, 8.0, sealed=True)
+    asked = subject(defense, x)
+    data = dataset(x, defense.predict(x), 4)
+    threat = ThreatModel("linf", (0.02, 0.05, 0.1))
+    effort = replace(EFFORT, steps=20, levels=3)
+    found = {
+        struck.spec.name.removeprefix("audit-"): struck
+        for struck in strike(asked, data, threat, [], effort=effort, progress=Progress())
+    }
+    assert found["averaged-once"].turned > 0.05 * len(x)
+    assert found["averaged"].spec.threat.eps == threat.eps
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_gradient_averaged_over_noise_goes_across_waves(norm):
+    w = torch.tensor([1.0, -1.0, 2.0, 0.5])
+    line = Linear(w, -1.2)
+    waves = Function(lambda x: line(x + 0.004 * torch.sin(2000 * x)))  # slopes of 8 on 1
+    x = torch.full((8, 1, 2, 2), 0.5)
+    y = waves.predict(x)
+    eps = 0.06 if norm == "linf" else 0.12
+    attack = SmoothedGradient(steps=10, draws=8, norm=norm)
+    with attack_view(waves, len(x)) as view:
+        x_adv = attack.run(view, x, y, eps=eps, generator=generator(0))
+        forwards, backwards = view.counts()
+    assert (waves.predict(x_adv) != y).all()
+    assert (distance(x_adv, x, norm) <= eps + 1e-6).all()
+    assert ((x_adv >= 0) & (x_adv <= 1)).all()
+    assert backwards.max() <= 10 * 8
+    assert forwards.max() <= 10 * 9 + 1
+
+
+def test_one_class_is_aimed_at_after_the_other():
+    """The second class is the one that can be reached; the first leads, and then falls back."""
+    u = torch.eye(4)
+
+    def logits(x):
+        a, b = x.flatten(1) @ u[0], x.flatten(1) @ u[1]
+        return torch.stack([0 * a + 0.5, torch.minimum(0.9 * a, 0.45 + 0 * a), b], 1)
+
+    defense = Function(logits)
+    x = torch.tensor([0.45, 0.42, 0.5, 0.5]).view(1, 1, 2, 2)
+    y = defense.predict(x)
+    with attack_view(defense, 1) as view:
+        x_adv = TargetedPGD(steps=10).run(view, x, y, eps=0.1, generator=generator(0))
+    assert defense.predict(x_adv).item() == 2
+    assert ((x_adv - x).abs() <= 0.1 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (SmoothedGradient, {"draws": 0}),
+        (SmoothedGradient, {"width": 0.0}),
+        (SmoothedGradient, {"momentum": 1.0}),
+        (TargetedPGD, {"targets": 0}),
+    ],
+)
+def test_wrong_settings_of_the_audits_attacks_are_named(cls, options):
+    with pytest.raises(ValueError, match="must be"):
+        cls(**options)
 
 
 # --- bridges -------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from benchmark.audit.probes import (
     seed_for,
 )
 from benchmark.audit.registration import check
+from benchmark.audit.state import State
 from benchmark.audit.subject import Finding, Subject, alarm_if
 from benchmark.norms import random_start
 from benchmark.seeding import generator, seeded
@@ -40,6 +41,9 @@ DISTINCT = 0.5
 DISAGREE = 0.05
 DISAGREE_BY_CHANCE = 0.5
 PASSES = 10
+
+QUESTIONS = 32
+"""So many times more a defense is asked whose Python objects change."""
 
 
 # --- the form of the outputs ---------------------------------------------------------------------
@@ -179,30 +183,51 @@ def two_answers(subject: Subject) -> Finding:
 
 @check("state-changes", level="basic", role="invalid", doubts_gradient=False)
 def state_changes(subject: Subject) -> Finding:
-    """Tell whether forwards and backwards change weights, buffers or modes."""
+    """Tell whether asking changes weights, buffers or modes, or other state and the answers."""
     name, defense, x = "state-changes", subject.defense, images(subject, 8)
-    state = {key: value.detach().clone() for key, value in defense.state_dict().items()}
     with attack_view(defense, len(x)):
-        modes = {key: module.training for key, module in defense.named_modules()}
+        state = State(defense)
         try:
             _ask(defense, x)
-            now = defense.state_dict()
-            changed = [key for key, value in state.items() if not _equal(value, now.get(key))]
-            turned = [
-                key for key, module in defense.named_modules() if module.training != modes.get(key)
-            ]
+            changed, other = state.changed()
+            moved = _moved(subject, state, x) if other and not changed else 0.0
         finally:
-            defense.load_state_dict(state)
-    n = len(changed) + len(turned)
+            state.restore()
+    n = len(changed) + len(other)
     if not n:
-        evidence = (
-            f"{len(state)} weights and buffers and {len(modes)} modes are as before (n={len(x)})"
-        )
+        evidence = f"weights, buffers, modes and Python objects are as before (n={len(x)})"
         return Finding(name, "pass", 0.0, 0.0, evidence)
-    what = [f"{len(changed)} weights or buffers ({changed[0]})"] if changed else []
-    what += [f"{len(turned)} modes ({turned[0] or 'its own'})"] if turned else []
+    what = [f"{len(changed)} weights, buffers or modes ({changed[0]})"] if changed else []
+    what += [f"{len(other)} Python objects ({other[0]})"] if other else []
     evidence = f"forwards and a backward of {len(x)} images change {' and '.join(what)}"
-    return Finding(name, "alarm", float(n), 0.0, evidence, "changes when asked")
+    if changed or moved > SAME:
+        if not changed:
+            evidence += (
+                f", and with them the logits, by {moved:.2g} of their length after {QUESTIONS}"
+                f" questions; the same up to {SAME:g}"
+            )
+        return Finding(name, "alarm", float(n), 0.0, evidence, "changes when asked")
+    evidence += f", but after {QUESTIONS} questions no answer"
+    return Finding(name, "note", float(n), 0.0, evidence, "keeps count of questions")
+
+
+def _moved(subject: Subject, state: State, x: Tensor) -> float:
+    """Return how far the logits are from the first ones after :data:`QUESTIONS` questions.
+
+    0 where noise that no seed stills would hide it: that is the check randomness's.
+    """
+    seed = seed_for(subject, "state-changes")
+    answers = []
+    for _ in range(2):
+        state.restore()
+        answers.append(logits(subject, x, seed))
+    if bool((apart(*answers) > SAME).any()):
+        return 0.0
+    far = []
+    for question in range(QUESTIONS):
+        answer = logits(subject, x if question % 8 == 7 else x[:1], seed)
+        far.append(apart(answers[0][: len(answer)], answer).max())
+    return float(torch.stack(far).max())
 
 
 def _ask(defense: nn.Module, x: Tensor) -> None:
@@ -212,10 +237,6 @@ def _ask(defense: nn.Module, x: Tensor) -> None:
         answer = defense(x.detach().clone().requires_grad_())
         if answer.requires_grad:
             answer.sum().backward()
-
-
-def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and torch.equal(one, other)
 
 
 @check("inference-search", level="basic")

@@ -27,6 +27,10 @@ from torch import Tensor, nn
 from benchmark.answer_form import LOGITS
 from benchmark.audit.stand_ins import Around
 from benchmark.defense import Defense
+from benchmark.losses import margin
+from benchmark.norms import random_start
+from benchmark.seeding import generator, seeded
+from benchmark.view import attack_view
 
 ALIKE = 0.5
 """Correlation with the image from which on a module counts as given something like it."""
@@ -40,6 +44,9 @@ PREDICTS = 0.5
 
 ACROSS = 0.5
 """Half the width over which a broken module's slope is taken, in standard deviations likewise."""
+
+SAME_WAY = 0.9
+"""Cosine of the gradients with and without a bridge from which on it leads nowhere new."""
 
 DIRECTIONS = 8
 STEP = 0.05
@@ -119,6 +126,25 @@ def find_bridge(defense: Defense, x: Tensor) -> Bridge | None:
             slopes = {m: _width(m, u) for m, u in trace.leaves.items() if misleads(m, u)}
             return Bridge(trace.entered.module, module, slopes)
     return None
+
+
+def bridges_nothing(
+    defense: Defense, across: Bridged, x: Tensor, eps: float, norm: str, *, seed: int
+) -> bool:
+    """Tell whether the gradient ``across`` a bridge is the defense's own, inside the ball of eps.
+
+    At noisy copies of a few images ``x`` (N, C, H, W), as a median of cosines: an honest model's
+    preprocessing is a bridge, too, and needs none.
+    """
+    with seeded(seed, x.device):
+        y = defense.predict(x)
+        noisy = random_start(x, eps / 2, norm, generator(seed, x.device))
+    slopes = []
+    for model in (defense, across):
+        with attack_view(model, len(x)) as view, seeded(seed, x.device):
+            slopes.append(view.gradient(noisy, y, margin)[2].flatten(1).nan_to_num(0, 0, 0))
+    alike = nn.functional.cosine_similarity(*slopes, dim=1)
+    return bool(len(alike) == 0 or alike.median() > SAME_WAY)
 
 
 def _width(module: nn.Module, u: Tensor) -> float:

@@ -27,11 +27,12 @@ from benchmark.view import AttackView
 class EvolutionStrategies(BudgetAttack):
     """Ascends the margin along gradients estimated from ``probes`` pairs of answers per step.
 
-    ``sigma``, in pixel units, is the probes' standard deviation, and what the search sees across:
-    steps of a defense that are narrower look smooth to it. ``tiles`` per side are what u is
-    constant on, for each part of the search in turn; ``momentum`` is the share of the last estimate
-    that is kept. Steps shrink along half a cosine from a quarter of eps. A sample leaves when it
-    falls, unless the defense is stochastic. Costs 2 ``probes`` + 1 forwards a step.
+    The probes' standard deviation is what the search sees across: steps and waves of a defense that
+    are narrower look smooth to it. It is ``sigma``, in pixel units, and ``shares`` of eps, for each
+    pair of probes in turn. ``tiles`` per side are what u is constant on, for each part of the
+    search in turn; ``momentum`` is the share of the last estimate that is kept. Steps shrink along
+    half a cosine from a quarter of eps. A sample leaves when it falls, unless the defense is
+    stochastic. Costs 2 ``probes`` + 1 forwards a step.
     """
 
     needs_gradient: ClassVar[bool] = False
@@ -39,12 +40,15 @@ class EvolutionStrategies(BudgetAttack):
     steps: int = 50
     probes: int = 10
     sigma: float = 0.05
+    shares: tuple[float, ...] = (0.5, 0.25)
     tiles: tuple[int, ...] = (7, 14)
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.probes, *self.tiles) < 1 or not self.sigma > 0:
-            raise ValueError("steps, probes and tiles must be at least 1, and sigma above 0")
+        if min(self.steps, self.probes, *self.tiles) < 1 or not min(self.sigma, *self.shares) > 0:
+            raise ValueError(
+                "steps, probes and tiles must be at least 1, and sigma and its shares above 0"
+            )
 
     def run(
         self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
@@ -62,7 +66,7 @@ class EvolutionStrategies(BudgetAttack):
                 part = view.select(rows)
             if t == self.steps or len(rows) == 0:
                 break
-            estimate = self._estimate(part, x_adv[rows], y[rows], t, generator)
+            estimate = self._estimate(part, x_adv[rows], y[rows], radius[rows], t, generator)
             speed[rows] = self.momentum * speed[rows] + estimate
             length = 0.01 + 0.25 * (1 + math.cos(math.pi * t / self.steps)) / 2
             step = length * radius[rows] * steepest_ascent(speed[rows], self.norm)
@@ -70,15 +74,25 @@ class EvolutionStrategies(BudgetAttack):
         return x_adv
 
     def _estimate(
-        self, view: AttackView, x: Tensor, y: Tensor, t: int, rng: torch.Generator
+        self,
+        view: AttackView,
+        x: Tensor,
+        y: Tensor,
+        radius: Tensor,
+        t: int,
+        rng: torch.Generator,
     ) -> Tensor:
         side = self.tiles[t * len(self.tiles) // self.steps]
+        if self.norm == "l2":  # a share of its length, spread over all pixels
+            radius = radius / x[0].numel() ** 0.5
+        sigmas = [torch.full_like(radius, self.sigma), *(share * radius for share in self.shares)]
         total = torch.zeros_like(x)
-        for _ in range(self.probes):
+        for probe in range(self.probes):
+            sigma = sigmas[(t + probe) % len(sigmas)]
             tiles = torch.randn(len(x), x.shape[1], side, side, generator=rng, device=x.device)
             u = F.interpolate(tiles.to(x.dtype), size=x.shape[2:])
-            above = margin(view.logits(x + self.sigma * u), y)
-            below = margin(view.logits(x - self.sigma * u), y)
+            above = margin(view.logits(x + sigma * u), y)
+            below = margin(view.logits(x - sigma * u), y)
             rise = (above - below).nan_to_num(0.0, 0.0, 0.0)
             total += per_sample(rise, x) * u
         # One scale for every step: what counts in the sum over time is the direction.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.audit.probes import (
+    FRACTIONS,
     NO_GRADIENT,
     SCALES,
     Differences,
@@ -23,6 +24,7 @@ from benchmark.audit.probes import (
     gradients,
     seed_for,
     still,
+    strides,
     unanswerable,
 )
 from benchmark.audit.registration import check
@@ -47,6 +49,12 @@ SIZES = (0.5, 2.0)
 WRONG_SIGN = 0.1
 DIRECTED = 0.7
 BETTER_STEPS = 0.8
+KEPT = 0.5
+UNKEPT = 0.25
+ALONG = 0.6
+
+WORKED = 0.05
+"""An attack that leaves no more of the images standing, which the model gets right, has worked."""
 
 
 @check("missing-gradient", level="basic", needs=["standing"])
@@ -283,3 +291,58 @@ def gradient_steps(subject: Subject) -> Finding:
     )
     reason = "stand-in's gradient not predictive" if subject.bpda else "gradient not predictive"
     return alarm_if(share < BETTER_STEPS, name, share, BETTER_STEPS, evidence, reason)
+
+
+@check("gradient-scale", level="basic", needs=["standing"])
+def gradient_scale(subject: Subject) -> Finding:
+    """Compare gradients inside the ball with what the loss does across shares of eps."""
+    name = "gradient-scale"
+    if unanswered := unanswerable(name, subject):
+        return unanswered
+    if subject.bpda:
+        evidence = (
+            "the attacks follow a stand-in's gradient (BPDA), which has no differences to meet"
+        )
+        return Finding(name, "pass", torch.nan, torch.nan, evidence)
+    at = subject.once(budget)
+    left = int(at.standing.sum()) / max(1, int(subject.correct.sum()))
+    if at.attack and left <= WORKED:
+        evidence = (
+            f"the run's attack left {left:.0%} standing at eps {at.eps:g} ({at.norm}), at most"
+            f" {WORKED:.0%}: the gradient led it there"
+        )
+        return Finding(name, "pass", 0.0, UNKEPT, evidence)
+    found = subject.once(strides)
+    if not found.still:
+        evidence = (
+            "under one seed the defense answers twice differently: differences hold its noise"
+        )
+        return Finding(name, "undecided", torch.nan, torch.nan, evidence)
+    if not (found.kept.isfinite().all() and found.expected.any(1).all()):
+        evidence = "gradients inside the ball are zero, NaN or infinite: they promise nothing"
+        return Finding(name, "undecided", torch.nan, torch.nan, evidence)
+    # Across half of eps an honest model bends, too; there the sign alone is told.
+    near = found.kept[:-1].amin(0)
+    broken = (near < KEPT) | (found.kept[-1] <= 0)
+    share, n = float(broken.double().mean()), len(broken)
+    size = found.expected.square().mean(1, keepdim=True).sqrt()
+    cosine = float(
+        F.cosine_similarity(
+            (found.expected / size).flatten(), (found.measured / size).flatten(), dim=0
+        )
+    )
+    rises = ", ".join(f"{value:.0%}" for value in found.kept.median(1).values.tolist())
+    evidence = (
+        f"inside the ball of eps {at.eps:g} ({at.norm}) the loss rises by {rises} of what the"
+        f" gradient promises across {_shares()} of eps (medians); by less than {KEPT:.0%} on"
+        f" {share:.0%} of {n} images, trusted up to {UNKEPT:.0%}; in random directions they agree"
+        f" by a cosine of {cosine:.2f}, trusted from {ALONG:g}"
+    )
+    details = {"cosine": cosine}
+    reason = "gradient not predictive at the scale of eps"
+    wrong = share > UNKEPT or cosine < ALONG
+    return alarm_if(wrong, name, share, UNKEPT, evidence, reason, details=details)
+
+
+def _shares() -> str:
+    return ", ".join(f"1/{round(1 / share)}" for share in FRACTIONS)

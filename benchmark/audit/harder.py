@@ -305,6 +305,8 @@ class _Seed:
         )
         for one in found:
             left = min(one.curve.robust_accuracy) if one.outcomes else 1.0
-            what = one.failure or f"{left:.3f} at the largest eps, {one.seconds:.0f} s"
+            what = one.failure or (
+                f"{left:.3f} at the largest eps, {one.turned} turned, {one.seconds:.0f} s"
+            )
             audit.progress.say(f"{target.name}: {one.spec.name} ({one.why}): {what}")
             yield one

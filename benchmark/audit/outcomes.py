@@ -215,7 +215,7 @@ FEWEST_RISING = 10
 """So many images, all fallen in the smaller ball alone, are more than chance."""
 
 
-@check("rises-with-eps", level="basic", needs=["standing"])
+@check("rises-with-eps", level="basic", needs=["standing"], role="symptom")
 def rises_with_eps(subject: Subject) -> Finding:
     """Tell whether fewer images fall in a large ball than in a smaller one within it."""
     name, at = "rises-with-eps", subject.once(budget)

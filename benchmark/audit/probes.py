@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.audit.subject import Curve, Finding, Subject
 from benchmark.losses import cross_entropy, margin
-from benchmark.norms import per_sample, project, random_start, steepest_ascent
+from benchmark.norms import per_sample, project, random_start, steepest_ascent, unit_ball
 from benchmark.seeding import generator, seeded
 from benchmark.spec import derive_seed
 from benchmark.view import AttackView, attack_view
@@ -282,7 +282,7 @@ def budget(subject: Subject) -> Budget:
     """Choose the budget at which about half of the images that stood clean still stand.
 
     There an attack can both succeed and fail. Where the run's attacks left more at every budget,
-    that is the largest one.
+    that is the largest one, and where they left as much less at several, the smallest of these.
     """
     curve = worst_case(subject)
     if curve is None or curve.eps[-1] == 0:
@@ -292,7 +292,13 @@ def budget(subject: Subject) -> Budget:
     clean = int(subject.correct[:n].sum())
     left = [int((~row & subject.correct[:n].cpu()).sum()) for row in curve.success.cpu()]
     places = [place for place, eps in enumerate(curve.eps) if eps > 0]
-    place = min(places, key=lambda place: (abs(left[place] - clean / 2), -place))
+    place = min(
+        places,
+        key=lambda place: (
+            abs(left[place] - clean / 2),
+            place if left[place] < clean / 2 else -place,
+        ),
+    )
     eps = curve.eps[place]
     stood = torch.zeros_like(subject.correct)
     stood[:n] = ~curve.success[place].to(stood.device) & subject.correct[:n]
@@ -301,6 +307,75 @@ def budget(subject: Subject) -> Budget:
         key=lambda other: float(other.success[other.eps.index(eps)].double().mean()),
     )
     return Budget(curve.norm, eps, stood, best.attack, best.library)
+
+
+# --- gradients at the scale of eps ---------------------------------------------------------------
+
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2)
+"""Steps as shares of eps: what an attack moves by at a time."""
+
+PLACES = 3
+"""So many points of the ball are looked at, drawn within half of eps: an attack stays at the stored
+image for one step only."""
+
+
+@dataclass(frozen=True)
+class Strides:
+    """What the margin loss does across shares of eps, inside the ball.
+
+    ``kept`` (F, N) is the rise along the gradient's own direction across each of the F fractions,
+    as a share of what the gradient promised, over all places of an image. ``expected`` and
+    ``measured`` (N, P) are the rises in one random direction at each place, across a quarter of
+    eps. ``still`` tells whether the same images gave the same logits under the same seed.
+    """
+
+    kept: Tensor
+    expected: Tensor
+    measured: Tensor
+    still: bool
+    budget: Budget
+
+
+def strides(subject: Subject) -> Strides:
+    """Compare gradients in the ball with what steps of shares of eps do; P (2 F + 2) forwards and P
+    passes an image.
+
+    As in :func:`differences` every query draws the same noise.
+    """
+    x, y = asked(subject, ASKED_OFTEN)
+    at = subject.once(budget)
+    seed = seed_for(subject, "strides")
+    rng = generator(seed, x.device)
+    with attack_view(subject.defense, len(x), inside=subject.inside) as view:
+
+        def loss(point: Tensor) -> Tensor:
+            with seeded(seed, x.device):
+                return margin(view.logits(point), y).double()
+
+        def rise(point: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+            """Return what the gradient promises (N,) from one side to the other, and the rise."""
+            above, below = (point + step).clamp(0, 1), (point - step).clamp(0, 1)
+            promise = (gradient * (above - below)).flatten(1).double().sum(1)
+            return promise, loss(above) - loss(below)
+
+        still = torch.equal(loss(x), loss(x))
+        promised = torch.zeros(len(FRACTIONS), len(x), dtype=torch.float64, device=x.device)
+        risen = torch.zeros_like(promised)
+        beside = []
+        for _ in range(PLACES):
+            point = project(x + at.eps / 2 * unit_ball(x, at.norm, rng), x, at.eps, at.norm)
+            with seeded(seed, x.device):
+                gradient = view.gradient(point, y, margin)[2]
+            own = steepest_ascent(gradient, at.norm)
+            for i, share in enumerate(FRACTIONS):
+                promise, risen_by = rise(point, gradient, share * at.eps * own)
+                promised[i] += promise
+                risen[i] += risen_by
+            other = steepest_ascent(unit_ball(x, at.norm, rng), at.norm)
+            beside.append(rise(point, gradient, at.eps / 4 * other))
+    kept = risen / promised.clamp_min(torch.finfo(torch.float64).tiny)
+    expected, measured = (torch.stack(part, 1) for part in zip(*beside, strict=True))
+    return Strides(kept, expected, measured, still, at)
 
 
 # --- a short attack, step by step ----------------------------------------------------------------

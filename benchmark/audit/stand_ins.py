@@ -6,12 +6,12 @@ as fooled is as deployed, and only what an attack differentiates is another. :mo
 """
 
 import copy
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.answer_form import LOGITS
+from benchmark.audit.state import State
 from benchmark.defense import Defense
 
 
@@ -66,46 +66,29 @@ class Around(Defense):
 class Restored(Around):
     """A defense that forgets what it was asked: every question finds it as it was trained.
 
-    For one whose weights or buffers change as it answers. Whoever attacks has a copy to start anew
-    from; what it has become under an attack's thousands of questions protects nobody.
+    For one whose weights, buffers or Python objects change as it answers
+    (:mod:`benchmark.audit.state`). Whoever attacks has a copy to start again from; what it has
+    become under an attack's thousands of questions protects nobody.
     """
 
     def __init__(self, defense: Defense, **known: bool | None) -> None:
         super().__init__(defense, **known)
-        self._tensors = {name: t.detach().clone() for name, t in _state(defense).items()}
-        self._plain = {module: _attributes(module) for module in defense.modules()}
+        self._state = State(defense)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, K) of the defense as it was trained."""
-        self._restore()
+        self._state.restore()
         return super().forward(x)
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the labels (N,) of the defense as it was trained."""
-        self._restore()
+        self._state.restore()
         return super().predict(x)
 
     def surrogate(self, x: Tensor) -> Tensor:
         """Return the stand-in's logits of the defense as it was trained."""
-        self._restore()
+        self._state.restore()
         return super().surrogate(x)
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for name, tensor in _state(self.defense).items():
-            if not torch.equal(tensor, self._tensors[name]):
-                tensor.data = self._tensors[name].clone()
-        for module, values in self._plain.items():
-            vars(module).update(values)
-
-
-def _state(defense: Defense) -> dict[str, Tensor]:
-    return dict([*defense.named_parameters(), *defense.named_buffers()])
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a module keeps as plain numbers, such as a counter or its mode."""
-    return {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float)}
 
 
 class Unsquashed(Around):

@@ -1,19 +1,28 @@
 """A stronger attack than the run's, chosen by what the checks found.
 
-Always: PGD on the margin and on the cross-entropy with more steps and restarts, APGD on the
-difference of logits ratio (Croce and Hein 2020, https://arxiv.org/abs/2003.01690) and the Square
-attack (Andriushchenko et al. 2019, https://arxiv.org/abs/1912.00049), which asks for answers only.
-What else, and how the attacks see the defense, hangs on the alarms (:func:`plan_strikes`):
+Always, the cheapest first, each on the images that those before it left standing:
+
+- PGD on the margin, and on the cross-entropy, with more steps and restarts;
+- the same across a bridge (below), wherever one leads another way than the defense's own gradient;
+- APGD on the difference of logits ratio (Croce and Hein 2020, https://arxiv.org/abs/2003.01690),
+  and targeted, towards one other class after the other;
+- the gradient averaged over noise of the size of eps (:mod:`benchmark.audit.smoothed`): nobody can
+  tell by looking that a gradient holds no waves. At one eps while nothing speaks for them; if it
+  turns more there than a few images, at all of them with more draws;
+- the Square attack (Andriushchenko et al. 2019, https://arxiv.org/abs/1912.00049), which asks for
+  answers only.
+
+What else, and how the attacks see the defense, depends on the alarms (:func:`plan_strikes`):
 
 - randomness: every loss is averaged over fresh draws (EOT), and every eps attacked from scratch;
-- weights or buffers that change: every question finds the defense as it was trained;
-- answers that hang on the batch: all steps are taken on the very batch that is scored;
+- state that changes: every question finds the defense as it was trained;
+- answers that depend on the batch: all steps are taken on the very batch that is scored;
 - outputs that are probabilities: their logarithms, in float64;
 - a generator, in l2: C&W in its latent space;
-- any other alarm puts the gradient in doubt, and it is replaced (BPDA, Athalye et al. 2018,
-  https://arxiv.org/abs/1802.00420): by that of the defense's own stand-in where it has one; across
-  what breaks it, with the identity in its place (:mod:`benchmark.audit.bridges` says what that can
-  mean for a defense nobody has looked into); and by one estimated from answers alone
+- any other alarm puts the gradient in doubt, and what replaces it (BPDA, Athalye et al. 2018,
+  https://arxiv.org/abs/1802.00420) goes first: that of the defense's own stand-in where it has one;
+  across what breaks it, with the identity in its place (:mod:`benchmark.audit.bridges` says what
+  that can mean for a defense nobody has looked into); and, last, one estimated from answers alone
   (:mod:`benchmark.audit.estimates`).
 
 Images made against other defenses come on top (:mod:`benchmark.audit.transfer`). All are judged by
@@ -25,12 +34,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmark.audit.bridges import Bridged, find_bridge
+from benchmark.audit.bridges import Bridge, Bridged, bridges_nothing, find_bridge
 from benchmark.audit.estimates import EvolutionStrategies
 from benchmark.audit.registration import doubts_gradient
+from benchmark.audit.smoothed import SmoothedGradient
 from benchmark.audit.stand_ins import Around, Restored, Unsquashed
+from benchmark.audit.standing import Standing
 from benchmark.audit.subject import Curve, Finding, Subject
+from benchmark.audit.targeted import TargetedPGD
 from benchmark.audit.words import STRONGER
 from benchmark.datasets import ImageDataset
 from benchmark.defense import Defense
@@ -45,6 +58,9 @@ MISSING = "missing-gradient"
 CHANGING = "state-changes"
 BATCHED = "batch-dependence"
 PROBABLE = "probability-outputs"
+SCALE = "gradient-scale"
+FLAT = ("zero-gradient", MISSING)
+"""Alarms that say that there is nothing to average."""
 
 PEERS = "torchattacks"
 """The library of the attacks that the harness has no own of."""
@@ -58,7 +74,13 @@ LEAST = 10
 OTHERS = 1 + 2.5
 """What APGD and Square cost at one level, in runs of a PGD."""
 
-ESTIMATED = f"{EvolutionStrategies.__module__}:{EvolutionStrategies.__name__}"
+ESTIMATED, SMOOTHED, TARGETED = (
+    f"{cls.__module__}:{cls.__name__}"
+    for cls in (EvolutionStrategies, SmoothedGradient, TargetedPGD)
+)
+
+SURPRISING = 0.05
+"""The share of images that a short attack has to turn for the long one to follow."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +88,9 @@ class Effort:
     """How hard the audit attacks.
 
     ``steps`` of every search, ``restarts`` of each PGD, ``queries`` of Square, ``probes`` pairs of
-    points per estimated gradient, ``eot`` draws of a random defense. What serves no whole sweep is
-    run at ``levels`` of its budgets.
+    points per estimated gradient, ``draws`` of noise per averaged one, ``targets`` of the targeted
+    search, ``eot`` draws of a random defense. What serves no whole sweep is run at ``levels`` of
+    its budgets.
     """
 
     steps: int = 100
@@ -76,14 +99,17 @@ class Effort:
     probes: int = 10
     eot: int = 10
     levels: int = 3
+    draws: int = 8
+    targets: int = 9
 
     @classmethod
     def of(cls, passes: float) -> "Effort":
         """Return the effort that costs about ``passes`` (a forward and a backward each) per image.
 
-        Of a deterministic defense without alarms whose images all stand, the most expensive kind: a
-        PGD takes ``restarts`` + 1 runs in all, APGD a run and Square 2.5 at each of 3 levels. Where
-        the gradient is in doubt, what replaces it costs up to twice as much again, most of it the
+        A PGD takes ``restarts`` + 1 runs in all, APGD a run and Square 2.5 at each of 3 levels. The
+        targeted search and the averaged gradient come on top and are paid for by images that fell
+        before: only one that stands everything, everywhere, costs up to twice as much. Where the
+        gradient is in doubt, what replaces it costs up to twice as much again, most of it the
         estimated gradients. At least :data:`LEAST` steps, at most those of a whole effort.
         """
         return cls()._within(passes / (2 * (cls.restarts + 1) + cls.levels * OTHERS))
@@ -105,19 +131,21 @@ class Effort:
 
     def _within(self, steps: float) -> "Effort":
         steps = min(self.steps, max(LEAST, round(steps)))
-        return replace(self, steps=steps, queries=5 * steps)
+        targets = min(self.targets, max(3, steps // 10))
+        return replace(self, steps=steps, queries=5 * steps, targets=targets)
 
 
 @dataclass(frozen=True)
 class Strike:
     """An attack of the audit before it is run: on ``defense``, a stand-in of the audited one.
 
-    ``why`` says what it is for.
+    ``why`` says what it is for. ``then`` follows if this one turns more images than expected.
     """
 
     spec: AttackSpec
     why: str
     defense: Defense
+    then: "Strike | None" = None
 
     @property
     def on_stand_in(self) -> bool:
@@ -130,6 +158,8 @@ class Strike:
 class Struck:
     """What an attack of the audit left, eps by eps; without outcomes ``failure`` says why.
 
+    Of a deterministic defense the outcomes are what the attack and those before it left together;
+    ``new`` (len(eps), n) bool tells which images it turned itself, of those that stood before.
     ``stand_in`` tells whether it looked at another function than an attack of a run does.
     """
 
@@ -138,6 +168,7 @@ class Struck:
     outcomes: tuple[Outcome, ...]
     failure: str = ""
     stand_in: bool = False
+    new: Tensor | None = None
 
     @property
     def curve(self) -> Curve:
@@ -149,7 +180,13 @@ class Struck:
             tuple(outcome.eps for outcome in self.outcomes),
             torch.stack([outcome.success for outcome in self.outcomes]),
             torch.stack([outcome.distance for outcome in self.outcomes]),
+            self.new,
         )
+
+    @property
+    def turned(self) -> int:
+        """The images that the attack turned itself, at any eps."""
+        return 0 if self.new is None else int(self.new.any(0).sum())
 
     @property
     def seconds(self) -> float:
@@ -175,28 +212,51 @@ def strike(
     """Run the stronger attacks on the subject's defense and yield what each left, as it is done.
 
     ``images`` are the test images to attack, ``threat`` the norm and the budgets, of which the
-    costlier attacks take some. The results hang on the subject's seed alone. An attack that raises
-    is told as a failure, and the next one runs.
+    costlier attacks take some. The results depend on the subject's seed alone. An attack that
+    raises is told as a failure, and the next one runs.
     """
-    for each in plan_strikes(subject, threat, findings, n=len(images), effort=effort):
-        yield replace(_run(each, subject, images, progress), stand_in=each.on_stand_in)
+    plan = plan_strikes(subject, threat, findings, n=len(images), effort=effort)
+    # One lucky draw fells no image, and one that fell in its batch may stand in another.
+    alone = any(each.defense.stochastic or _whole_batch(each.spec) for each in plan)
+    standing = None if alone else Standing(subject.defense, images)
+    for each in plan:
+        done = _run(each, subject, images, standing, progress)
+        yield done
+        if each.then is not None and done.turned > SURPRISING * len(images):
+            yield _run(each.then, subject, images, standing, progress)
 
 
-def _run(each: Strike, subject: Subject, images: ImageDataset, progress: Progress) -> Struck:
+def _whole_batch(spec: AttackSpec) -> bool:
+    return spec.params.get("early_stop") is False
+
+
+def _run(
+    each: Strike,
+    subject: Subject,
+    images: ImageDataset,
+    standing: Standing | None,
+    progress: Progress,
+) -> Struck:
     spec = each.spec
 
     def seed_at(eps: float) -> int:
         return derive_seed(subject.seed, subject.dataset, "audit", spec.name, eps)
 
+    options: dict[str, Any] = {"seed_at": seed_at, "progress": progress}
+    before = [] if standing is None else [standing.stands(eps) for eps in spec.threat.eps]
     try:
-        found = sweep(
-            each.defense, load_attack(spec), spec, images, seed_at=seed_at, progress=progress
-        )
-        outcomes = tuple(found)
+        attack = load_attack(spec)
+        if standing is None:
+            outcomes = tuple(sweep(each.defense, attack, spec, images, **options))
+        else:
+            outcomes = tuple(standing.attack(each.defense, attack, spec, **options))
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        return Struck(spec, each.why, (), f"{type(error).__name__}: {first}")
-    return Struck(spec, each.why, outcomes)
+        failure = f"{type(error).__name__}: {first}"
+        return Struck(spec, each.why, (), failure, each.on_stand_in)
+    new = [was & outcome.success for was, outcome in zip(before, outcomes, strict=False)]
+    turned = torch.stack(new) if new else None
+    return Struck(spec, each.why, outcomes, "", each.on_stand_in, turned)
 
 
 # --- the plan ----------------------------------------------------------------------------------
@@ -213,7 +273,8 @@ def plan_strikes(
     """Choose the attacks on ``n`` images by what the checks found."""
     alarms = {finding.check for finding in findings if finding.answer == "alarm"}
     noisy = subject.defense.stochastic or RANDOM in alarms
-    seen: type[Around] = Restored if CHANGING in alarms else Around
+    told = {finding.check for finding in findings if finding.answer in ("alarm", "note")}
+    seen: type[Around] = Restored if CHANGING in told else Around
     blind = MISSING in alarms or not subject.defense.differentiable
     base = seen(subject.defense, stochastic=noisy, differentiable=not blind)
     # Noise is judged draw by draw, at one eps: there the run's own best attack has to have been.
@@ -230,7 +291,7 @@ def plan_strikes(
         effort=effort,
         whole_batch=BATCHED in alarms,
     )
-    return [*_by_alarm(plan, subject, alarms), *_always(plan, subject)]
+    return list(_strikes(plan, subject, alarms))
 
 
 def telling(curves: Sequence[Curve], threat: ThreatModel, most: int) -> ThreatModel:
@@ -315,57 +376,135 @@ class _Plan:
         *,
         library: str = INHOUSE,
         bpda: bool = False,
+        eot: int | None = None,
+        threat: ThreatModel | None = None,
+        then: Strike | None = None,
     ) -> Strike:
         """An attack ``cls`` of ``library`` that serves no sweep, at the telling budgets."""
         spec = AttackSpec(
             name=f"audit-{name}",
             type=cls,
             library=library,
-            threat=self.levels,
+            threat=threat or self.levels,
             n=self.n,
-            eot=self.eot,
+            eot=self.eot if eot is None else eot,
             bpda=bpda,
             params=params,
         )
-        return Strike(spec, why, self.base)
+        return Strike(spec, why, self.base, then)
 
 
-def _always(plan: _Plan, subject: Subject) -> Iterator[Strike]:
-    effort = plan.effort
-    how = " over fresh draws" if plan.eot > 1 else ""
-    if plan.base.differentiable or plan.bpda:
+def _strikes(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
+    doubted = any(map(doubts_gradient, alarms))
+    followed = plan.base.differentiable or plan.bpda
+    if doubted:
+        yield from _in_doubt(plan, subject, alarms)
+        yield from _across(plan, subject, doubted=True)
+    if followed:
+        how = " over fresh draws" if plan.eot > 1 else ""
+        # Where the gradient is flat its mean is, too: then what replaces it goes first.
+        promising = doubted and not set(alarms) & set(FLAT)
+        averaged = _averaged(plan, subject, alarms, whole=promising)
+        if promising:
+            yield averaged
         yield plan.pgd("margin", "margin", f"a loss that does not saturate{how}")
+        if not doubted:
+            yield from _across(plan, subject, doubted=False)
         yield plan.pgd("cross-entropy", "cross_entropy", f"more steps and restarts{how}")
-        # Below four classes there is no third logit for the ratio to rest on.
-        loss = "dlr" if subject.defense.info.n_classes > 3 else "ce"
-        apgd = {"steps": effort.steps, "loss": loss}
-        why = f"steps that choose their own length{how}"
-        yield plan.at_levels("apgd", "APGD", why, apgd, library=PEERS, bpda=plan.bpda)
-    square = {"n_queries": effort.queries}
+        yield from _apgd(plan, subject, how)
+        if not promising:
+            yield averaged
+    yield from _by_answers(plan, doubted=doubted)
+
+
+def _in_doubt(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
+    if PROBABLE in alarms and subject.defense.answer_form.kind != "labels":
+        known = {"stochastic": plan.base.stochastic, "differentiable": True}
+        logs = Unsquashed(plan.base, **known)
+        yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
+    if type(subject.defense).surrogate is not Defense.surrogate and not subject.bpda:
+        yield plan.pgd("bpda", "margin", "the gradient of the defense's own stand-in", bpda=True)
+
+
+def _across(plan: _Plan, subject: Subject, *, doubted: bool) -> Iterator[Strike]:
+    """PGD across a bridge, unless none can be found or, without a doubt, it leads nowhere new."""
+    if not doubted and (subject.bpda or not subject.defense.differentiable):
+        return  # a stand-in's pass may be a search, and the run's attacks had one
+    bridge = _bridge(subject)
+    if bridge is None:
+        return
+    across = Bridged(plan.base, bridge, stochastic=plan.base.stochastic, differentiable=True)
+    x, eps = subject.standing[0][:PROBED], plan.levels.eps[0]
+    if not doubted and bridges_nothing(
+        subject.defense, across, x, eps, plan.levels.norm, seed=derive_seed(subject.seed, "bridge")
+    ):
+        return
+    yield plan.pgd(
+        "bridge", "margin", f"BPDA with the identity {bridge}", defense=across, bpda=False
+    )
+
+
+def _bridge(subject: Subject) -> Bridge | None:
+    try:
+        seed = derive_seed(subject.seed, "bridge")
+        with torch.no_grad(), seeded(seed, subject.device, subject.defense):
+            return find_bridge(subject.defense, subject.x[:PROBED])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a module that cannot be asked by itself is no place for a bridge
+        return None
+
+
+def _apgd(plan: _Plan, subject: Subject, how: str) -> Iterator[Strike]:
+    effort, n_classes = plan.effort, subject.defense.info.n_classes
+    # Below four classes there is no third logit for the ratio to rest on.
+    apgd = {"steps": effort.steps, "loss": "dlr" if n_classes > 3 else "ce"}
+    why = f"steps that choose their own length{how}"
+    yield plan.at_levels("apgd", "APGD", why, apgd, library=PEERS, bpda=plan.bpda)
+    steps, targets = max(LEAST, effort.steps // 2), min(effort.targets, n_classes - 1)
+    why = f"towards {targets} other classes, one after the other{how}"
+    if n_classes > 3:
+        params = {"steps": steps, "n_classes": targets + 1}
+        yield plan.at_levels("targeted", "APGDT", why, params, library=PEERS, bpda=plan.bpda)
+    elif targets > 1:
+        params = {"steps": steps, "targets": targets}
+        yield plan.at_levels("targeted", TARGETED, why, params, bpda=plan.bpda)
+
+
+def _averaged(plan: _Plan, subject: Subject, alarms: Collection[str], *, whole: bool) -> Strike:
+    """The gradient averaged over noise: at one eps, or the ``whole`` of it at all."""
+    # The attack's own noise asks a random defense again, too.
+    draws = max(plan.effort.draws, plan.eot)
+    many = 2 * draws if SCALE in alarms else draws
+    options: dict[str, Any] = {"bpda": plan.bpda, "eot": 1}
+    steps = max(LEAST, plan.effort.steps // 2)
+    why = "the gradient averaged over noise of half of eps"
+    longer = plan.at_levels(
+        "averaged", SMOOTHED, why, {"steps": 2 * steps, "draws": many}, **options
+    )
+    if plan.base.stochastic or whole:
+        return longer
+    first = telling(subject.curves, plan.levels, 2).eps[0]
+    return plan.at_levels(
+        "averaged-once",
+        SMOOTHED,
+        why,
+        {"steps": steps, "draws": draws},
+        threat=ThreatModel(plan.levels.norm, (first,)),
+        then=longer,
+        **options,
+    )
+
+
+def _by_answers(plan: _Plan, *, doubted: bool) -> Iterator[Strike]:
+    how = " over fresh draws" if plan.eot > 1 else ""
+    square = {"n_queries": plan.effort.queries}
     why = f"answers only, no gradient{how}"
     yield plan.at_levels("square", "Square", why, square, library=PEERS)
     if plan.base.latent_dim is not None and plan.grid.norm == "l2":
         # A pass through the generator alone is cheap: as long a search as the attack's own.
         spec = AttackSpec("audit-latent", plan.grid, plan.n, "latent-cw")
         yield Strike(spec, "the latents of the defense's generator", plan.base)
-
-
-def _by_alarm(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
-    defense = plan.base
-    known = {"stochastic": defense.stochastic, "differentiable": True}
-    if PROBABLE in alarms and subject.defense.answer_form.kind != "labels":
-        logs = Unsquashed(defense, **known)
-        yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
-    if not any(map(doubts_gradient, alarms)):
-        return
-    if type(subject.defense).surrogate is not Defense.surrogate and not subject.bpda:
-        yield plan.pgd("bpda", "margin", "the gradient of the defense's own stand-in", bpda=True)
-    seed = derive_seed(subject.seed, "bridge")
-    with torch.no_grad(), seeded(seed, subject.device, subject.defense):
-        bridge = find_bridge(subject.defense, subject.x[:PROBED])
-    if bridge is not None:
-        across = Bridged(defense, bridge, **known)
-        why = f"BPDA with the identity {bridge}"
-        yield plan.pgd("bridge", "margin", why, defense=across, bpda=False)
-    probes = {"steps": plan.effort.steps, "probes": plan.effort.probes}
-    yield plan.at_levels("estimated", ESTIMATED, "a gradient estimated from answers", probes)
+    if doubted:
+        probes = {"steps": plan.effort.steps, "probes": plan.effort.probes}
+        yield plan.at_levels("estimated", ESTIMATED, "a gradient estimated from answers", probes)

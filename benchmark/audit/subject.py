@@ -22,6 +22,8 @@ class Curve:
 
     ``eps`` are the budgets, ascending; ``success`` (len(eps), n) bool and ``distance``
     (len(eps), n) float64 as in samples.parquet, clean errors being successes at distance 0.
+    ``new`` (len(eps), n) bool tells which the attack turned itself, where it was run on what others
+    had left and ``success`` holds theirs, too; None where it was run alone.
     """
 
     attack: str
@@ -30,6 +32,7 @@ class Curve:
     eps: tuple[float, ...]
     success: Tensor
     distance: Tensor
+    new: Tensor | None = None
 
     @property
     def robust_accuracy(self) -> tuple[float, ...]:

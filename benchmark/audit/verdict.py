@@ -63,8 +63,8 @@ class Rung:
     """The accuracies at one ``eps``, all over the same ``n`` images; NaN where not measured.
 
     ``only_plain`` images stand under the plain attack alone, ``only_stronger`` under the stronger
-    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``. ``left``
-    maps each attack of the audit to the share of the images that it alone leaves standing.
+    one alone. ``low`` and ``high`` are Wilson's 95 % interval of ``headline``. ``left`` maps each
+    attack of the audit to the share of the images that stand but for what it turned itself.
     """
 
     eps: float
@@ -204,7 +204,15 @@ class _Fates:
         An image that fools a deterministic defense does so at every eps that reaches it, whichever
         it was found at; of a stochastic one only the draws at this very eps count.
         """
-        success = self.curve.success[:, :n]
+        return self._within(self.curve.success, eps, n)
+
+    def turned(self, eps: float, n: int) -> Tensor | None:
+        """Return the same of what the attack turned itself, not others before it."""
+        new = self.curve.new
+        return self._within(self.curve.success if new is None else new, eps, n)
+
+    def _within(self, success: Tensor, eps: float, n: int) -> Tensor | None:
+        success = success[:, :n]
         if self.stochastic:
             at = [i for i, own in enumerate(self.curve.eps) if math.isclose(own, eps)]
             if not at:
@@ -255,7 +263,7 @@ def _rung(
         high=high,
         only_plain=int((of_plain & ~of_stronger).sum()) if both else 0,  # type: ignore[operator]
         only_stronger=int((of_stronger & ~of_plain).sum()) if both else 0,  # type: ignore[operator]
-        left=_left([*own, *transferred], eps, n),
+        left=_left([*own, *transferred], eps, n, correct),
     )
 
 
@@ -273,12 +281,12 @@ def _standing(
     return correct & ~torch.stack(answers).any(0)
 
 
-def _left(some: Sequence[_Fates], eps: float, n: int) -> dict[str, float]:
-    """Return what each attack leaves standing of ``n`` images, where it was run at ``eps``."""
+def _left(some: Sequence[_Fates], eps: float, n: int, correct: Tensor) -> dict[str, float]:
+    """Return the share of ``n`` images that stand but for what each attack run at ``eps`` turned."""
     return {
-        fates.curve.attack: _share(~fell)
+        fates.curve.attack: _share(correct & ~turned)
         for fates in some
-        if (fell := fates.fell(eps, n)) is not None
+        if (turned := fates.turned(eps, n)) is not None
     }
 
 

@@ -1,0 +1,95 @@
+"""An audit of a defense on the planted set's bench, with a test's small effort."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from maskings import Bench, subject_of
+
+from benchmark.attacks.pgd import PGD
+from benchmark.audit.stronger import Effort, strike
+from benchmark.audit.subject import Curve, Finding, Level
+from benchmark.audit.transfer import Party, transfers
+from benchmark.audit.verdict import Verdict, judge
+from benchmark.checks import examine
+from benchmark.defense import Defense
+from benchmark.progress import Progress
+from benchmark.spec import AttackSpec, ThreatModel, derive_seed
+from benchmark.sweep import sweep
+
+THREAT = ThreatModel("linf", (0.1, 0.2))
+EFFORT = Effort(steps=10, restarts=1, probes=6, eot=3, levels=2, targets=3)
+
+
+def plain(
+    defense: Defense, bench: Bench, threat: ThreatModel = THREAT, steps: int = 10
+) -> list[Curve]:
+    """A run's own sweep; none where it fails for want of a gradient."""
+    spec = AttackSpec("pgd", threat, len(bench.test))
+    found = sweep(
+        defense,
+        PGD(steps=steps),
+        spec,
+        bench.test,
+        seed_at=lambda eps: derive_seed("plain", eps),
+        progress=Progress(),
+    )
+    try:
+        outcomes = list(found)
+    except RuntimeError:
+        return []
+    success = torch.stack([outcome.success for outcome in outcomes])
+    far = torch.stack([outcome.distance for outcome in outcomes])
+    return [Curve("pgd", "inhouse", "linf", threat.eps, success, far)]
+
+
+def left_of(defense: Defense, bench: Bench) -> list[float]:
+    """What PGD leaves of a defense with a gradient."""
+    (curve,) = plain(defense, bench)
+    return list(curve.robust_accuracy)
+
+
+def never(verdict: Verdict) -> bool:
+    return False
+
+
+def audit(
+    defense: Defense,
+    bench: Bench,
+    enough: Callable[[Verdict], bool] = never,
+    *,
+    queries: int = 60,
+    level: Level = "basic",
+    curves: Sequence[Curve] | None = None,
+    threat: ThreatModel = THREAT,
+) -> tuple[list[Finding], Verdict]:
+    """Ask the checks of ``level`` and attack as an audit in full does, until ``enough``."""
+    curves = plain(defense, bench) if curves is None else curves
+    subject = subject_of(defense, bench, curves=curves)
+    findings = list(examine(subject, level))
+    (transfer,) = transfers(
+        [Party("other", bench.other)],
+        [Party("masked", defense)],
+        bench.test,
+        threat,
+        seed_at=lambda name, eps: derive_seed(name, eps),
+        progress=Progress(),
+        steps=10,
+    )
+    own: list[Curve] = []
+    effort = replace(EFFORT, queries=queries)
+    for struck in strike(subject, bench.test, threat, findings, effort=effort, progress=Progress()):
+        if struck.outcomes:
+            own.append(struck.curve)
+        verdict = judge(
+            norm="linf",
+            correct=subject.correct,
+            stochastic=defense.stochastic,
+            findings=findings,
+            plain=curves,
+            own=own,
+            transferred=[transfer.curve],
+        )
+        if enough(verdict):
+            break
+    return findings, verdict
