@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from margins import clear_answers
 from test_sweep import outcomes
 from toys import Function, Linear, Nearest, Scripted, dataset, images
 
@@ -240,15 +241,20 @@ def up(view, x, y, eps):
     return (x + eps).clamp(0, 1)
 
 
-STEP = Linear(torch.ones(4) / 4, -0.5)
+# The mean of four grey levels is a multiple of 1 / 1020, and so are the budgets 0.1 and 0.3: between
+# two multiples no image stands on the boundary, attacked or not.
+BOUNDARY = 408.5 / 1020
+STEP = Linear(torch.ones(4) / 4, -BOUNDARY)
 
 
 @pytest.mark.parametrize("most", [1, 3, 6, 13])
 def test_a_batch_that_does_not_fit_is_run_again_in_halves(most):
     data = dataset(images(N, (1, 2, 2)) / 2, torch.zeros(N).long())
-    reference = outcomes(STEP, Scripted(script=up), data, [0.1, 0.3])
     attack = hungry(most, up)
-    found = outcomes(STEP, attack, data, [0.1, 0.3])
+    with clear_answers(STEP):
+        reference = outcomes(STEP, Scripted(script=up), data, [0.1, 0.3])
+        found = outcomes(STEP, attack, data, [0.1, 0.3])
+    assert 0 < int(reference[0].success.sum()) < int(reference[1].success.sum()) < N
     for one, other in zip(reference, found, strict=True):
         assert torch.equal(one.success, other.success)
         assert torch.equal(one.distance, other.distance)
@@ -267,14 +273,15 @@ def test_a_defense_that_runs_out_of_memory_is_asked_for_less():
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
             return super().forward(x)
 
-    hungry_step = Hungry(torch.ones(4) / 4, -0.5)
+    hungry_step = Hungry(torch.ones(4) / 4, -BOUNDARY)
     data = dataset(images(N, (1, 2, 2)) / 2, torch.zeros(N).long())
     for attack in (PGD(steps=3), PGD(steps=3, early_stop=False), Nearest(norm="linf")):
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, clear_answers(hungry_step):
             # The few images that tell whether the defense clamps fit.
             patch.setattr(sweep_module, "inside_for", lambda *_: 0.0)
             found = outcomes(hungry_step, attack, data, [0.1, 0.3])
-        reference = outcomes(STEP, attack, data, [0.1, 0.3])
+        with clear_answers(STEP):
+            reference = outcomes(STEP, attack, data, [0.1, 0.3])
         for one, other in zip(reference, found, strict=True):
             assert torch.equal(one.success, other.success)
 
@@ -298,7 +305,7 @@ def test_halves_draw_the_numbers_of_the_whole():
 
     model = wavy(1)
     labelled = data_for(model, 1)
-    attack = PGD(steps=3, early_stop=False)
+    attack = PGD(steps=3, early_stop=False, loss="margin")
     (whole,) = outcomes(model, attack, labelled, [0.2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_module, "BATCH_SIZE", 4)
