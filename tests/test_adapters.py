@@ -74,8 +74,8 @@ def check_identical(defense, x, y, library, eps, **settings):
     assert (distance(ours, x, "linf") > 0.99 * eps).all()
 
 
-# As many images as a power of two: some libraries ascend the mean loss of the batch, we the sum. Their
-# gradients then differ by an exact factor, and so by no sign of an entry near 0.
+# As many images as a power of two: some libraries ascend the mean loss of the batch, we the sum.
+# Their gradients then differ by an exact factor, and so by no sign of an entry near 0.
 @pytest.mark.parametrize("library", PEERS)
 @pytest.mark.parametrize("n", [1, 16, 64])
 def test_pgd_is_bit_identical_on_an_untrained_model(library, n):

@@ -117,7 +117,7 @@ def imported(tree: ast.AST) -> list[str]:
 
 HEAVY = (
     *("torch", "torchvision", "pandas", "pyarrow", "sklearn", "scipy", "matplotlib", "seaborn"),
-    *("numpy", "art", "torchattacks", "statsmodels", "ot", "PIL", "plotly", "jinja2", "safetensors"),
+    *("numpy", "statsmodels", "ot", "art", "torchattacks", "PIL", "plotly", "jinja2"),
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from margins import clear_answers
+from margins import MARGIN, clear_answers
 from test_sweep import outcomes
 from toys import Function, Linear, Nearest, Scripted, dataset, images
 
@@ -100,12 +100,14 @@ def test_neither_batches_nor_order_change_an_outcome(seed, attack, batch_size, o
         patch.setattr(sweep_module, "BATCH_SIZE", batch_size)
         found = outcomes(model, attack, data.select(index), grid)
     for one, other in zip(reference, found, strict=True):
-        assert torch.equal(one.success[index], other.success)
         if attack in DESCENDING:
+            assert torch.equal(one.success[index], other.success)
             assert torch.equal(one.distance[index], other.distance)
             assert torch.equal(one.n_forward[index], other.n_forward)
-        else:  # C&W's tanh is one of those functions
+        else:  # C&W's tanh and its inverse are such functions: on the ball's edge, bits decide
             assert torch.allclose(one.distance[index], other.distance, atol=1e-5)
+            clear = (other.distance - other.eps).abs() > MARGIN
+            assert torch.equal(one.success[index][clear], other.success[clear])
 
 
 @settings(max_examples=15, deadline=None)
@@ -241,7 +243,7 @@ def up(view, x, y, eps):
     return (x + eps).clamp(0, 1)
 
 
-# The mean of four grey levels is a multiple of 1 / 1020, and so are the budgets 0.1 and 0.3: between
+# The mean of four grey levels is a multiple of 1 / 1020, as are the budgets 0.1 and 0.3: between
 # two multiples no image stands on the boundary, attacked or not.
 BOUNDARY = 408.5 / 1020
 STEP = Linear(torch.ones(4) / 4, -BOUNDARY)
