@@ -26,14 +26,17 @@ def clear_answers(model: nn.Module, least: float = MARGIN) -> Iterator[None]:
     ``least`` is the smallest lead of its logits.
     """
     leads: list[float] = []
+    forward = model.forward  # not a hook, which ``predict`` goes past
 
-    def watch(_: nn.Module, asked: object, logits: Tensor) -> None:
+    def watched(x: Tensor) -> Tensor:
+        logits: Tensor = forward(x)
         leads.extend(lead(logits).tolist())
+        return logits
 
-    hook = model.register_forward_hook(watch)
+    model.forward = watched
     try:
         yield
     finally:
-        hook.remove()
+        del model.forward
     assert leads, "the model was never asked"
     assert min(leads) >= least, f"{sum(each < least for each in leads)} images in doubt"

@@ -245,7 +245,7 @@ def up(view, x, y, eps):
 
 # The mean of four grey levels is a multiple of 1 / 1020, as are the budgets 0.1 and 0.3: between
 # two multiples no image stands on the boundary, attacked or not.
-BOUNDARY = 408.5 / 1020
+BOUNDARY = 440.5 / 1020
 STEP = Linear(torch.ones(4) / 4, -BOUNDARY)
 
 
