@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+# An example has no seconds to be done in, and none to be drawn in: a busy machine is no failure.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 # For the fuzz tests: `pytest --hypothesis-profile=soak tests/test_fuzz*.py` (tests/fuzzing.py).
-settings.register_profile("soak", max_examples=5000, deadline=None)
+settings.register_profile("soak", settings.get_profile("tests"), max_examples=5000)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers and the commands they start share the cores: a thread each. Before torch is imported.

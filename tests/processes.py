@@ -5,6 +5,7 @@ than what these tests do. What runs is ``benchmark.cli.main``, as in ``python -m
 without the report, whose figures take longer still.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
@@ -24,18 +26,43 @@ FORKING.set_forkserver_preload(
         "torch._dynamo",
     ]
 )
-PATIENCE = 60
-"""Seconds after which a test gives up: a limit, not a measure."""
+PATIENCE = 600
+"""Seconds after which a test that hangs gives up: far above what a busy machine takes."""
 
 
-def start(words: list[str], log: Path, cache: Path) -> BaseProcess:
-    """Start ``python -m benchmark WORDS`` with its output in ``log`` and its cache in ``cache``."""
-    process = FORKING.Process(target=_command, args=(words, str(log), str(cache)))
+def start(words: list[str], log: Path, cache: Path, *, stay_at: str = "") -> BaseProcess:
+    """Start ``python -m benchmark WORDS`` with its output in ``log`` and its cache in ``cache``.
+
+    Having said ``stay_at``, it stays there until a signal comes, however late.
+    """
+    process = FORKING.Process(target=_command, args=(words, str(log), str(cache), stay_at))
     process.start()
     return process
 
 
-def _command(words: list[str], log: str, cache: str) -> None:
+class Staying(io.TextIOBase):
+    """A stream whose write of ``words`` comes back by an exception only, as a signal raises it."""
+
+    def __init__(self, stream: TextIO, words: str) -> None:
+        self.stream, self.words = stream, words
+        self.written = ""
+
+    def write(self, text: str) -> int:
+        n = self.stream.write(text)
+        self.written += text
+        if self.words and self.words in self.written:
+            self.words = ""
+            self.stream.flush()
+            while True:
+                # Not signal.pause(): the signal may have come just before.
+                time.sleep(0.01)
+        return n
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _command(words: list[str], log: str, cache: str, stay_at: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -44,6 +71,8 @@ def _command(words: list[str], log: str, cache: str) -> None:
     sys.argv = ["benchmark", *words]
     # A test run that was itself sent to the background ignores Ctrl-C, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stay_at:
+        sys.stdout, sys.stderr = Staying(sys.stdout, stay_at), Staying(sys.stderr, stay_at)
 
     import torch
 

@@ -74,12 +74,23 @@ def check_identical(defense, x, y, library, eps, **settings):
     assert (distance(ours, x, "linf") > 0.99 * eps).all()
 
 
+# As many images as a power of two: some libraries ascend the mean loss of the batch, we the sum.
+# Their gradients then differ by an exact factor, and so by no sign of an entry near 0.
 @pytest.mark.parametrize("library", PEERS)
-@pytest.mark.parametrize("n", [1, 23, 64])
+@pytest.mark.parametrize("n", [1, 16, 64])
 def test_pgd_is_bit_identical_on_an_untrained_model(library, n):
     defense, x = CNN(), images(n, (1, 28, 28))
     check_identical(defense, x, defense.predict(x), library, 0.1)
     check_identical(defense, x, defense.predict(x), library, 0.3, step_size=0.07)
+
+
+@pytest.mark.parametrize("library", PEERS)
+def test_pgd_of_any_number_of_images_is_identical_but_for_signs_in_doubt(library):
+    defense, x = CNN(), images(23, (1, 28, 28))
+    y = defense.predict(x)
+    ours, _, _ = search(PGD(**MATCHED, **LAST), defense, x, y, eps=0.1)
+    theirs, _, _ = search(adapter(library, "pgd")(**MATCHED), defense, x, y, eps=0.1)
+    assert (ours != theirs).sum() <= 5  # of 18,032 pixels
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 RUNS = os.environ.get("BENCHMARK_RUNS_DIR")
 DESKTOP, PHONE = (1280, 900), (390, 844)
 MOST = 15_000_000  # bytes of a page
+PATIENCE = 600_000  # milliseconds after which a page counts as hanging
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 STATES = {
     ("madry", 0.1): ("failed", "CUDA out of memory <b>now</b>"),
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromiu
 def browser():
     with playwright.sync_playwright() as driver:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -71,7 +72,11 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def contexts(browser):
     """With scripts and without: plotly.js is compiled once for all pages of a context."""
-    return {on: browser.new_context(java_script_enabled=on) for on in (True, False)}
+    found = {on: browser.new_context(java_script_enabled=on) for on in (True, False)}
+    for context in found.values():
+        context.set_default_timeout(PATIENCE)
+    playwright.expect.set_options(timeout=PATIENCE)
+    return found
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def test_torchattacks_counts_any_misclassified_image():
     for library in ("inhouse", "torchattacks"):
         found, _ = run(library, "cw", high, pixels(0.3), **settings)
         lead[library] = float(10 * (found - 0.4))
-    assert lead["inhouse"] >= 2
+    assert lead["inhouse"] > 2 - 1e-5  # the spacing of float32 at the logits, 50, is 4e-6
     assert 0 < lead["torchattacks"] < 1
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from margins import lead
 from test_pgd import best_linear
 from toys import Function, Linear, SmallCNN, images
 
@@ -58,7 +59,9 @@ def linear(seed, n=24, pixels=64):
     w = torch.randn(pixels, generator=generator(seed)).double()
     x = images(n, (1, 8, 8), seed).double()
     # Half of the images on either side, at all distances from the boundary.
-    model = Linear(w, -float((x.flatten(1) @ w).median()))
+    middle = (x.flatten(1) @ w).sort().values[n // 2 - 1 : n // 2 + 1]
+    assert middle.diff() > 1e-9
+    model = Linear(w, -float(middle.mean()))
     return model, x, model.predict(x)
 
 
@@ -240,8 +243,12 @@ def test_queries_are_bounded(seed, steps, restarts, n_levels, norm):
     budgets = [(0.03 if norm == "linf" else 0.25) * i for i in range(1, n_levels + 1)]
     pgd = NORMS[norm](steps=steps, restarts=restarts)
     x_adv, forwards, backwards = descend(model, pgd, x, y, budgets)
-    level = levels(model, x_adv, x, y, budgets, norm)
     assert torch.equal(forwards, backwards)
+    # In doubt is whose image the search, of fewer images at a time, may have seen elsewhere.
+    clear = (lead(model(x_adv)) > 1e-5) & (lead(model(x)) > 1e-5)
+    assert clear.sum() >= 10
+    forwards = forwards[clear]
+    level = levels(model, x_adv, x, y, budgets, norm)[clear]
     full = (steps + 1) * restarts
     stood = (level > 0).long()
     assert (forwards >= full * stood).all()

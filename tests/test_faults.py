@@ -527,7 +527,7 @@ def test_a_real_limit_on_files_and_on_memory(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert "Traceback" not in done.stderr

@@ -89,7 +89,9 @@ def plain(value):
 
 @pytest.mark.parametrize("name", READERS)
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(place=st.integers(0, 2**20), change=st.integers(1, 255))
 def test_a_changed_byte_is_noticed_or_changes_nothing(whole, tmp_path, name, place, change):
@@ -317,7 +319,9 @@ def cache(tmp_path):
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     name=st.sampled_from(["k.safetensors", "k.json"]),

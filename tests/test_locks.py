@@ -254,13 +254,12 @@ def test_two_runs_that_share_a_cache_train_each_model_once(tmp_path, alone):
 
 
 def interrupted(words, log, cache, at):
-    """Send SIGINT once ``at`` is printed; return the last line after at most 5 seconds."""
-    process = start(words, log, cache)
+    """Send SIGINT where the command says ``at``; return the lines that it says after that one."""
+    process = start(words, log, cache, stay_at=at)
     wait_for(at, log, process)
     os.kill(process.pid, signal.SIGINT)
-    process.join(5)
-    assert process.exitcode == 130, said(log)
-    return said(log).strip().splitlines()[-1]
+    assert ended(process) == 130, said(log)
+    return said(log).partition(at)[2].strip().splitlines()[1:]
 
 
 STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
@@ -270,7 +269,7 @@ STOPPED = "stopped; what was finished is kept, and the same command goes on from
 def test_ctrl_c_ends_training_and_attacks_at_once(tmp_path, alone, at):
     words = [*WORDS, "--out", str(tmp_path / "out")]
     log = tmp_path / "log"
-    assert interrupted(words, log, tmp_path / "cache", at) == STOPPED
+    assert interrupted(words, log, tmp_path / "cache", at) == [STOPPED]
     half = [p for p in tmp_path.rglob(".*") if p.name != ".lock" and p.suffix != ".lock"]
     assert half == []  # nothing half-written, nobody named as the holder
     assert ended(start(words, log, tmp_path / "cache")) == 0, said(log)
@@ -282,7 +281,7 @@ def test_ctrl_c_ends_the_wait_for_a_lock(tmp_path, alone):
     with held(path / ".lock", "it", Progress()):
         words = [*WORDS, "--out", str(tmp_path / "out")]
         at = "waiting until it is free"
-        assert interrupted(words, tmp_path / "log", tmp_path / "cache", at) == STOPPED
+        assert interrupted(words, tmp_path / "log", tmp_path / "cache", at) == [STOPPED]
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -310,7 +309,6 @@ def test_rows_are_numbered_as_pandas_numbers_them(run_dir, monkeypatch, block):
 
 
 LIMIT = 2**30
-SECONDS = 60  # on a busy machine; a quiet one takes a quarter of it
 
 
 @pytest.mark.e2e
@@ -334,25 +332,19 @@ def test_ten_thousand_cells_fit_in_a_gibibyte(tmp_path, capsys):
     )
     run_dir = fake_large_run(tmp_path, spec)
     code = (
-        "import re, resource, sys, time; from benchmark.cli import main\n"
-        "start = time.monotonic()\n"
+        "import re, resource, sys; from benchmark.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"
         # ru_maxrss would count what the tests' own process held when it started this one.
         "peak = int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
-        "print(peak * 1024, time.monotonic() - start, used.ru_utime + used.ru_stime)"
+        "print(peak * 1024, used.ru_utime + used.ru_stime)"
     )
     command = [sys.executable, "-c", code, "report", str(run_dir), "--out", str(tmp_path / "out")]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    words = done.stdout.split()[-3:]
-    used = SimpleNamespace(
-        **dict(zip(("memory", "seconds", "cpu"), map(float, words), strict=True))
-    )
-    with capsys.disabled():
-        took = f"{used.seconds:.1f} s, {used.cpu:.1f} s CPU"
-        sys.stdout.write(f" {used.memory / 2**20:.0f} MiB, {took}\n")
-    assert used.memory < LIMIT
-    assert used.seconds < SECONDS
+    memory, seconds = map(float, done.stdout.split()[-2:])
+    with capsys.disabled():  # the seconds are to be read, not to be judged: they are the machine's
+        sys.stdout.write(f" {memory / 2**20:.0f} MiB, {seconds:.1f} s CPU\n")
+    assert memory < LIMIT
     assert (tmp_path / "out" / "report.html").stat().st_size < 15e6

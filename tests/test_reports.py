@@ -311,7 +311,7 @@ def test_latex_compiles(tmp_path):
         rf"\documentclass{{article}}\usepackage{{booktabs,longtable}}\begin{{document}}{body}\end{{document}}"
     )
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", source.name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:]
 
 

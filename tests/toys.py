@@ -191,5 +191,5 @@ class Nearest(MinimalAttack):
         self.calls.append(len(x))
         _, logits, gradient = view.gradient(x, y, lambda logits, _: logits[:, 1])
         squared = gradient.flatten(1).square().sum(1)
-        step = -(logits[:, 1] * 1.0001) / squared
+        step = -(logits[:, 1] * 1.01) / squared
         return x + step.view(-1, 1, 1, 1) * gradient
