@@ -19,7 +19,7 @@ from benchmark.audit.subject import LEVELS, Finding, Level, Subject
 
 __all__ = ["CHECKS", "Check", "check", "checks_of", "examine"]
 
-MODULES = (gradients, behaviour, noise, neighbours, outcomes)
+MODULES = (gradients, behaviour, neighbours, noise, outcomes)
 
 CHECKS: Mapping[str, Check] = REGISTERED
 """Every check by its name."""

@@ -333,6 +333,10 @@ def test_broken_defense_is_caught(cls: type[Defense], rule: str) -> None:
     assert cls is nn.Linear or str(caught.value).startswith(f"{cls.__name__}: ")
 
 
+def test_a_generator_that_the_defense_keeps_is_seeded():
+    check_defense(OwnNoise)
+
+
 def test_good_defense_passes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
