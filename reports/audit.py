@@ -72,7 +72,11 @@ def _share(context: RunContext) -> str:
 
 # --- verdicts ----------------------------------------------------------------------------------
 
-_CLASSES = {**dict.fromkeys(DISTRUSTED, "alarm"), "undecided": "undecided", "attacked fairly": ""}
+_CLASSES: dict[str, str] = {
+    **dict.fromkeys(DISTRUSTED, "alarm"),
+    "undecided": "undecided",
+    "attacked fairly": "",
+}
 VERDICT_HEAD = (
     *("defense", "norm", "verdict", "why, or what to know", "eps", "clean", "run’s attacks"),
     *("stronger", "transfer", "at most", "n"),

@@ -22,7 +22,7 @@ from reports.tables import is_number, latex_escape, span
 LINES = ("published", "measured", "95 %", "difference")
 NOTHING = "–"
 RELATIONS = {"above": "↑", "within": "≈", "below": "↓"}
-FLAGS = {**dict.fromkeys(DISTRUSTED, "!"), "undecided": "?"}
+FLAGS: dict[str, str] = {**dict.fromkeys(DISTRUSTED, "!"), "undecided": "?"}
 LEGEND = (
     "↑ and ↓: the measured number lies above or below the published one, which its 95 % interval"
     " does not hold; ≈: the interval holds the published number. It is over images only: another"

@@ -119,8 +119,8 @@ def _worst_case(
         clean.append(np.where(fate == ABSENT, ABSENT, right).astype(np.int8))
         audited.append(both)
     stacks = np.stack(fates), np.stack(seen), np.stack(clean)
-    counts = turned, alone, fell, np.stack(audited), by_audit, random
-    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, *counts)
+    rest = np.stack(audited), by_audit, random
+    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, turned, alone, fell, *rest)
 
 
 def _lowest_seen(stood: Fates) -> Fates:
@@ -267,8 +267,8 @@ def _frames(
     ):
         ok = (frame["status"] == "ok") & (frame[count] > 0)
         n = frame.loc[ok, count].to_numpy(dtype=float)
-        for what, ends in whats:
-            successes = np.minimum(frame.loc[ok, what].to_numpy(dtype=float) * n, n)
+        for share, ends in whats:
+            successes = np.minimum(frame.loc[ok, share].to_numpy(dtype=float) * n, n)
             frame.loc[ok, f"{ends}_low"], frame.loc[ok, f"{ends}_high"] = wilson_intervals(
                 successes, n
             )
