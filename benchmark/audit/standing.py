@@ -8,6 +8,7 @@ those before it leave together.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Standing:
         )
         budgets = spec.threat.eps
         above = [eps for eps in budgets if eps > 0]
-        options = {"seed_at": seed_at, "progress": progress}
+        options: dict[str, Any] = {"seed_at": seed_at, "progress": progress}
         if once and above:
             rows = self.stands(above[0]).nonzero().flatten()
             found = [*self._attack(defense, attack, spec, rows, **options)]
@@ -68,10 +69,8 @@ class Standing:
         for eps in budgets:
             rows = self.stands(eps).nonzero().flatten() if eps > 0 else torch.arange(0)
             own = replace(spec, threat=ThreatModel(spec.threat.norm, (eps,)))
-            cell = None
-            for cell in self._attack(defense, attack, own, rows, **options):
-                pass
-            yield self._told(eps, rows, cell)
+            cells = [*self._attack(defense, attack, own, rows, **options)]
+            yield self._told(eps, rows, cells[0] if cells else None)
 
     def _attack(
         self,
