@@ -19,6 +19,7 @@ HARMLESS = (
     "BatchStatistics",
     "Jitter",  # noise that small digits bear hides little from PGD without EOT
     "RandomShift",
+    "SeededNoise",  # every step is a draw, and one that fools does so again
 )
 """What does not stop the harness's own PGD: found, and fairly attacked."""
 

@@ -139,11 +139,12 @@ def bridges_nothing(
     with seeded(seed, x.device):
         y = defense.predict(x)
         noisy = random_start(x, eps / 2, norm, generator(seed, x.device))
-    slopes: list[Tensor] = []
-    for model in (defense, across):
+
+    def slope(model: Defense) -> Tensor:
         with attack_view(model, len(x)) as view, seeded(seed, x.device):
-            slopes.append(view.gradient(noisy, y, margin)[2].flatten(1).nan_to_num(0, 0, 0))
-    alike = nn.functional.cosine_similarity(slopes[0], slopes[1], dim=1)
+            return view.gradient(noisy, y, margin)[2].flatten(1).nan_to_num(0, 0, 0)
+
+    alike = nn.functional.cosine_similarity(slope(defense), slope(across), dim=1)
     return bool(len(alike) == 0 or alike.median() > SAME_WAY)
 
 

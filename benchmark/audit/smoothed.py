@@ -80,9 +80,10 @@ class SmoothedGradient(BudgetAttack):
         for draw in range(self.draws):
             # Every pixel passes through its whole width in equal steps, from a place of its own.
             noise = 2 * ((place + draw / self.draws) % 1) - 1
-            # Back from the box's edge, not clamped: clamped ones would all see the edge's own slope.
+            # Back from the box's edge, not clamped: those would all see the edge's own slope.
             moved = 1 - (1 - (x + width * noise).abs()).abs()
-            total += view.gradient(moved.clamp(0, 1), y, margin)[2].nan_to_num(0, 0, 0)
+            slope = view.gradient(moved.clamp(0, 1), y, margin)[2]
+            total += slope.nan_to_num(0, 0, 0)
         # Scaled by the largest entry first, as a gradient may be tiny.
         total = total / total.flatten(1).abs().amax(1).clamp_min(1e-38).view(-1, 1, 1, 1)
         unit: Tensor = total / total.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, 1, 1, 1)

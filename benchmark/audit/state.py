@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 LARGE = 2**20
-"""Tensors of more elements are compared only where torch counted a change: a dataset may be kept."""
+"""Tensors of more elements are compared only where torch counted a change: it may be a dataset."""
 
 TABLES = frozenset(vars(nn.Module())) - {"training"}
 """Torch's own attributes of a module: its weights and parts, which are followed by themselves, and
@@ -45,7 +45,7 @@ class State:
             self._module(name, module)
 
     def changed(self) -> tuple[list[str], list[str]]:
-        """Return the names of what is another now: weights, buffers and modes, and other objects."""
+        """Return the names of what is another now: weights, buffers and modes, and the rest."""
         now = [kept for kept in self._kept if kept.changed()]
         return [k.name for k in now if k.weight], [k.name for k in now if not k.weight]
 

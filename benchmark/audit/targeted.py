@@ -1,4 +1,4 @@
-"""Targeted PGD for three classes, where the ratio of torchattacks' targeted APGD has no fourth logit.
+"""Targeted PGD for three classes: the ratio of torchattacks' targeted APGD takes four logits.
 
 An untargeted loss follows whichever class is nearest at the moment; a search that keeps to one
 class at a time gets past where two pull in turns.
