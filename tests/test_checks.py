@@ -13,7 +13,7 @@ import maskings
 import numpy as np
 import pytest
 import torch
-from maskings import Around, Bench, doubled, subject_of, train_bare
+from maskings import PLANTED, Around, Bench, doubled, subject_of, train_bare
 from torch import Tensor
 from toys import Function, pixels
 
@@ -26,6 +26,7 @@ from benchmark.audit.words import Role
 from benchmark.checks import CHECKS, checks_of, examine
 from benchmark.datasets import DIGITS
 from benchmark.defense import Defense
+from benchmark.guard import check_answers
 from benchmark.progress import Progress
 from benchmark.spec import AttackSpec, ThreatModel
 from benchmark.sweep import sweep
@@ -378,6 +379,16 @@ class Counting(Around):
     def after(self, logits: Tensor) -> Tensor:
         asked = self.ask()
         return logits * (1 + 0.1 * min(asked, 50)) if self.told else logits
+
+
+def test_probabilities_are_a_note_where_the_attacks_follow_their_logarithm(bench):
+    by_name = {planted.name: planted.build for planted in PLANTED}
+    soft, hard = by_name["Probabilities"](bench), by_name["OneHot"](bench)
+    assert answer("probability-outputs", subject_of(soft, bench)).answer == "alarm"
+    for defense, expected in ((soft, "note"), (hard, "alarm")):
+        check_answers(defense, bench.test, 0)
+        found = answer("probability-outputs", subject_of(defense, bench))
+        assert found.answer == expected, found.evidence
 
 
 MEMORIES = (

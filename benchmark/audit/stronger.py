@@ -291,7 +291,7 @@ def plan_strikes(
         effort=effort,
         whole_batch=BATCHED in alarms,
     )
-    return list(_strikes(plan, subject, alarms))
+    return list(_strikes(plan, subject, alarms, told))
 
 
 def telling(curves: Sequence[Curve], threat: ThreatModel, most: int) -> ThreatModel:
@@ -394,11 +394,17 @@ class _Plan:
         return Strike(spec, why, self.base, then)
 
 
-def _strikes(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
+def _strikes(
+    plan: _Plan, subject: Subject, alarms: Collection[str], told: Collection[str]
+) -> Iterator[Strike]:
     doubted = any(map(doubts_gradient, alarms))
     followed = plan.base.differentiable or plan.bpda
+    if PROBABLE in told and subject.defense.answer_form.kind != "labels":
+        known = {"stochastic": plan.base.stochastic, "differentiable": True}
+        logs = Unsquashed(plan.base, **known)
+        yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
     if doubted:
-        yield from _in_doubt(plan, subject, alarms)
+        yield from _own_stand_in(plan, subject)
         yield from _across(plan, subject, doubted=True)
     if followed:
         how = " over fresh draws" if plan.eot > 1 else ""
@@ -417,11 +423,7 @@ def _strikes(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator
     yield from _by_answers(plan, doubted=doubted)
 
 
-def _in_doubt(plan: _Plan, subject: Subject, alarms: Collection[str]) -> Iterator[Strike]:
-    if PROBABLE in alarms and subject.defense.answer_form.kind != "labels":
-        known = {"stochastic": plan.base.stochastic, "differentiable": True}
-        logs = Unsquashed(plan.base, **known)
-        yield plan.pgd("logarithms", "margin", "log-probabilities in float64", defense=logs)
+def _own_stand_in(plan: _Plan, subject: Subject) -> Iterator[Strike]:
     if type(subject.defense).surrogate is not Defense.surrogate and not subject.bpda:
         yield plan.pgd("bpda", "margin", "the gradient of the defense's own stand-in", bpda=True)
 

@@ -282,7 +282,7 @@ def _standing(
 
 
 def _left(some: Sequence[_Fates], eps: float, n: int, correct: Tensor) -> dict[str, float]:
-    """Return the share of ``n`` images that stand but for what each attack run at ``eps`` turned."""
+    """Return the share of ``n`` images that stand but for what each attack at ``eps`` turned."""
     return {
         fates.curve.attack: _share(correct & ~turned)
         for fates in some
