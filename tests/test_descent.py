@@ -284,7 +284,7 @@ def test_the_walk_grows_from_the_image_towards_the_largest_ball():
 
 
 def test_a_ball_that_misleads_is_left_for_the_next_smaller_one():
-    """Beyond 0.2 the image is what it was, and it takes 0.18: the walk has no iterate between."""
+    """Beyond 0.2 the image is what it was; it takes 0.18, and the walk has nothing between."""
 
     def logits(x):
         far = (x - 0.5).abs().flatten(1).amax(1)

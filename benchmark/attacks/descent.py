@@ -171,13 +171,13 @@ class Descent:
         last = pool.age + 1 == self._most
         fooled = self._fooled(part, pool, logits, sound, last)
         best = _where(fooled | (sound & (pool.level == ladder.top)), pool.x_adv, pool.best)
-        pool = self._recorded(pool, logits, part.dtype)
-        doubted = searching & last & ~fooled & self._misled(pool, ladder)
+        lead = margin(logits, pool.y)
+        walked = self._walked(pool, lead, logits, part.dtype)
+        pool = replace(pool, walked=walked)
+        doubted = searching & last & ~fooled & self._misled(pool, lead, ladder)
         reached = torch.minimum(ladder.smallest(far), pool.level)
         level = torch.where(fooled, reached - 1, pool.level - doubted.long())
-        left = fooled | doubted
-        age = torch.where(left, 0, pool.age + searching)
-        highest = torch.where(left, -torch.inf, pool.highest)
+        age = torch.where(fooled | doubted, 0, pool.age + searching)
         eps, first_ball = ladder.eps(level), level == ladder.top
         length = self._length(eps, age, first_ball)
         if self._walk:
@@ -189,7 +189,7 @@ class Descent:
         start = _where(doubted, pool.x, pool.x_adv)
         step = length * steepest_ascent(gradient, self.norm)
         x_adv = project(start + _where(doubted, 0, step), pool.x, eps, self.norm)
-        pool = replace(pool, level=level, age=age, best=best, x_adv=x_adv, highest=highest)
+        pool = replace(pool, level=level, age=age, best=best, x_adv=x_adv)
         for when, which in self._fresh_starts():
             anew = searching & (age == when)
             if which == 0:  # in a smaller ball the run goes on from where the larger one ended
@@ -216,26 +216,25 @@ class Descent:
             fooled[claimed] = exact.argmax(1) != pool.y[claimed]
         return fooled
 
-    def _recorded(self, pool: "_Pool", logits: Tensor, dtype: torch.dtype) -> "_Pool":
-        """Note by how much the wrong class leads: along the walk, and at most in a ball."""
-        if not self._walk:
-            return pool
-        lead = margin(logits, pool.y).to(pool.walked)
-        highest = torch.where(pool.age >= 0, pool.highest.maximum(lead), pool.highest)
+    def _walked(self, pool: "_Pool", lead: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the leads (B, W) of the wrong class along the walk, this iterate's put in."""
         # Rounding must not pass for a gain.
-        lead = torch.where(pool.age > -self._walk, lead - 2 * _rounding(logits, dtype), lead)
+        gain = torch.where(pool.age > -self._walk, lead - 2 * _rounding(logits, dtype), lead)
         place = torch.arange(-self._walk, 0, device=lead.device)
-        walked = torch.where(pool.age[:, None] == place, lead[:, None], pool.walked)
-        return replace(pool, walked=walked, highest=highest)
+        now = pool.age[:, None] == place
+        return torch.where(now, gain[:, None].to(pool.walked), pool.walked)
 
-    def _misled(self, pool: "_Pool", ladder: "_Ladder") -> Tensor:
-        """Tell in whose ball (B,) the run gained too little beside the walk within it."""
+    def _misled(self, pool: "_Pool", lead: Tensor, ladder: "_Ladder") -> Tensor:
+        """Tell in whose ball (B,) a run that ends with ``lead`` gained too little beside the walk.
+
+        Where the run ends, not at its best: on its way from the image it may have come by there.
+        """
         if not self._walk:
             return torch.zeros_like(pool.level, dtype=torch.bool)
         eps, radii = ladder.eps(pool.level), ladder.walk(self._walk)[1:]
         gains = (pool.walked[:, 1:] - pool.walked[:, :1]) / radii
         rate = torch.where(radii < eps[:, None], gains, 0).amax(1)
-        return rate * eps > MISLED * (pool.highest - pool.walked[:, 0]).clamp_min(0)
+        return rate * eps > MISLED * (lead - pool.walked[:, 0]).clamp_min(0)
 
     def _fresh_starts(self) -> Iterator[tuple[int, int]]:
         """Yield (age, which start): after the walk, the warm steps and with further restarts."""
@@ -312,8 +311,7 @@ class _Pool:
 
     ``level`` (B,) is the ball that each is in, below 0 where there is none left; ``age`` the number
     of iterates there that did not fool, below 0 on the walk; ``starts`` (B, S, C, H, W) points of
-    the unit ball. ``walked`` (B, W) is by how much the wrong class led at each iterate of the walk
-    and ``highest`` (B,) by how much at most in this ball.
+    the unit ball. ``walked`` (B, W) is by how much the wrong class led at each iterate of the walk.
     """
 
     rows: Tensor
@@ -325,14 +323,12 @@ class _Pool:
     x_adv: Tensor
     best: Tensor
     walked: Tensor
-    highest: Tensor
 
     @classmethod
     def at(cls, x: Tensor, y: Tensor, rows: Tensor, starts: Tensor, top: int, walk: int) -> "_Pool":
         level = torch.full((len(x),), top, device=x.device)
-        low = torch.full((len(x), walk + 1), -torch.inf, device=x.device)
-        age = torch.full_like(level, -walk)
-        return cls(rows, x, y, starts, level, age, x, x, low[:, 1:], low[:, 0])
+        low = torch.full((len(x), walk), -torch.inf, device=x.device)
+        return cls(rows, x, y, starts, level, torch.full_like(level, -walk), x, x, low)
 
     def searching(self, most: int) -> Tensor:
         return (self.level >= 0) & (self.age < most)
