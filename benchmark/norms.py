@@ -3,6 +3,8 @@
 Images are float32 (N, C, H, W) in [0, 1]; ``eps`` is a float or a tensor (N,).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -84,7 +86,7 @@ def unit_ball(x: Tensor, norm: str, generator: torch.Generator) -> Tensor:
     length = torch.linalg.vector_norm(direction.flatten(1), dim=1)
     radius = torch.rand(length.shape, generator=generator, device=x.device, dtype=x.dtype)
     # The share of a d-ball within radius r grows as r**d.
-    return direction * per_sample(radius ** (1 / x[0].numel()) / length, x)
+    return direction * per_sample(radius ** (1 / math.prod(x.shape[1:])) / length, x)
 
 
 def random_start(x: Tensor, eps: Eps, norm: str, generator: torch.Generator) -> Tensor:

@@ -194,7 +194,7 @@ class _Fitting:
             log = defense.fit(data, seed=self.model_seed, progress=self.progress)
         check_fit(log, data)
         defense.eval()
-        said = answers(defense, data, self.model_seed)
+        said = answers(defense, data, self.model_seed, self.say)
         said = settled(said, answers(defense, data, self.model_seed))
         twin = self.make()
         files = self.watch.files(

@@ -17,6 +17,7 @@ from benchmark.results import (
     CELLS,
     SAMPLES,
     ModelRecord,
+    filled,
     make_table,
     write_json,
     write_model,
@@ -300,7 +301,7 @@ def fake_large_run(folder: Path, spec: RunSpec) -> Path:
     (run_dir / "spec.json").write_text(spec.to_json(), "utf-8")
     write_json(run_dir / "run.json", PROVENANCE)
     pq.write_table(table, run_dir / "samples.parquet", compression="zstd")
-    write_table(run_dir / "cells.parquet", cells[CELLS.names], CELLS)
+    write_table(run_dir / "cells.parquet", filled(cells, CELLS)[CELLS.names], CELLS)
     for defense in spec.defenses:
         for seed in spec.seeds:
             write_model(run_dir, _model(defense.name, seed, codes=True))

@@ -502,6 +502,7 @@ class Greedy(toys.Tiny):
         torch.ones(2**28)  # 1 GiB
         return super().loss(x, y)
 
+Greedy.__module__, Greedy.__qualname__ = "toys", "Tiny"  # its seeds come from there
 toys.Tiny, kept = Greedy, toys.Tiny
 used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 os.environ["BENCHMARK_CACHE_DIR"] += "-2"

@@ -20,6 +20,7 @@ HARMLESS = (
     "Jitter",  # noise that small digits bear hides little from PGD without EOT
     "RandomShift",
     "SeededNoise",  # every step is a draw, and one that fools does so again
+    "Denoised",  # the search comes from the image, where nothing is purified yet
 )
 """What does not stop the harness's own PGD: found, and fairly attacked."""
 

@@ -275,3 +275,9 @@ def test_no_gradient_no_step(norm):
     step = steepest_ascent(gradient, norm)
     assert torch.equal(step[0], torch.zeros(1, 3, 3))
     assert step[1].norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_empty_batch_has_starts_too(norm):
+    x = torch.empty(0, 1, 4, 4)
+    assert random_start(x, 0.1, norm, generator(0)).shape == x.shape

@@ -201,7 +201,7 @@ def test_no_images_are_refused(refused):
 def test_a_result_over_no_images_is_no_result():
     row = dict.fromkeys(CELLS.names, 0) | {"status": "ok", "norm": "linf", "bpda": False}
     row |= dict.fromkeys(("dataset", "defense", "attack", "library", "reason"), "a")
-    row |= dict.fromkeys(("device", "preset", "versions", "git_sha"), "a")
+    row |= dict.fromkeys(("device", "preset", "versions", "git_sha", "search_dtype"), "a")
     row |= dict.fromkeys(("clean_accuracy", "robust_accuracy", "ci_low", "ci_high"), 0.0)
     row |= dict.fromkeys(("eps", "median_distance", "seconds"), 0.0)
     validate(make_table([row | {"n": 1}], CELLS), CELLS, "here")

@@ -161,7 +161,8 @@ class Best:
         self.x = x.clone()
         self.early_stop = early_stop and not stochastic
         self.stochastic = stochastic
-        self._loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+        # The view's losses are float32, whatever the images are.
+        self._loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float32)
         self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     @property

@@ -63,7 +63,7 @@ def probability_outputs(subject: Subject) -> Finding:
     if share == 1 and hot > DISTINCT:
         evidence += f", {hot:.0%} of them one-hot"
         reason = "outputs are one-hot"
-    elif share == 1 and subject.defense.answer_form.kind == "probabilities":
+    if share == 1 and subject.defense.answer_form.kind == "probabilities":
         evidence += "; the attacks follow their logarithm"
         return Finding(name, "note", share, 1.0, evidence, reason, details=details)
     return alarm_if(share == 1, name, share, 1.0, evidence, reason, details=details)
