@@ -460,7 +460,8 @@ def test_no_code_loads_what_could_run(path):
     "planted",
     [
         "import pickle", "from joblib import load", "torch.load('x')", "np.load('x')", "eval('1')",
-        "exec('1')", "f(allow_pickle=True)", "run(shell=True)", "import yaml", "__import__('x')", "torch.jit.load('x')",
+        "exec('1')", "f(allow_pickle=True)", "run(shell=True)", "import yaml", "__import__('x')",
+        "torch.jit.load('x')",
     ],
 )  # fmt: skip
 def test_the_search_for_such_code_finds_it(planted):
