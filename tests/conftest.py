@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,38 @@ def data_dir(maybe_data_dir: Path | None) -> Path:
     if maybe_data_dir is None:
         pytest.skip("no real data: name a folder of Parquet mirrors with BENCHMARK_DATA_DIR")
     return maybe_data_dir
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Figures are built whole and saved as stand-ins: for tests of words, numbers and files.
+
+    Drawing is most of a report's time. A test that looks at a picture asks for ``drawn`` as well.
+    """
+    from matplotlib.figure import Figure
+
+    save, lay_out = Figure.savefig, Figure.draw_without_rendering
+    stand_ins = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>', "png": b"\x89PNG\r\n\x1a\n"}
+
+    def saved(figure, file, *, format, **options):
+        if _drawn:
+            return save(figure, file, format=format, **options)
+        file.write(stand_ins[format])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", saved)
+        patch.setattr(
+            Figure, "draw_without_rendering", lambda self: lay_out(self) if _drawn else None
+        )
+        yield
+
+
+_drawn: list[bool] = []
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """Figures are drawn, also where a file leaves them undrawn."""
+    _drawn.append(True)
+    yield
+    _drawn.clear()

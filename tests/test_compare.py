@@ -16,6 +16,8 @@ from reports.outcomes import STOOD
 from reports.pairs import Comparison, Standing, count, findings, interval_words, p_words, signed
 from reports.words import eps_words
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rows(defense, stands, **options):
     """Images 0, 1, ...: those below ``stands`` stand, the rest falls; a list says which fall."""

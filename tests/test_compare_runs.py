@@ -13,6 +13,8 @@ from benchmark.spec import DefenseSpec
 from benchmark.stats import mcnemar
 from reports import compare_runs
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rows(stands, n=100, defense="madry", **options):
     return [sample(defense, "pgd", i, falls=i >= stands, **options) for i in range(n)]

@@ -9,6 +9,8 @@ from fake_runs import fake_run, fake_spec
 
 from reports import cost
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def costs(run):
     section = cost.make(context(run))

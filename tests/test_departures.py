@@ -20,6 +20,8 @@ from reports import departures as listed
 from reports.departures import departures
 from reports.html import write_report
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def found(spec):
     return {d.what: d for d in departures(spec)}

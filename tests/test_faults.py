@@ -23,6 +23,8 @@ from benchmark.faults import AGAIN, cannot_write, fault_line, open_folder, out_o
 from benchmark.pictures import read_pictures
 from benchmark.results import CELL_KEY, read_run, write_atomic
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PRESET = {
     "description": "for the tests",
     "defaults": {

@@ -18,6 +18,8 @@ from reports.html import write_report
 from reports.interactive import Chart, Line
 from reports.studies import study_curves
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAN = math.nan
 STYLES = figures.line_styles(["a", "b", "c"])
 HOSTILE = "</script><b>%{x} & $"

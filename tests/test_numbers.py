@@ -47,6 +47,8 @@ from benchmark.training import TrainingSettings
 from reports import trust
 from reports.html import _contexts, _shown
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
 
 

@@ -22,6 +22,8 @@ from reports.paper_figures import paper_figures
 from reports.paper_grids import paper_grids, tex
 from reports.paper_view import paper_section
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # Of ten images 7 stand at 0.1, 7 at 0.2, 3 at 0.3 and 1 at 0.4; 9 before any attack.
 REACH = {
     "madry": [0.0, 0.05, 0.05, 0.25, 0.25, 0.25, 0.25, 0.35, 0.35, 9.0],

@@ -21,6 +21,8 @@ from reports.html import write_report
 from reports.outcomes import stochastic_defenses
 from reports.section import RunContext
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAMES = ("undefended", "madry", "<b>gan</b>")
 
 

@@ -17,6 +17,8 @@ from reports.html import write_report
 from reports.models import words
 from reports.training import CURVES, training_curves
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # --- what was skipped
 
 GRADIENT, NOISE = "it follows the gradient", "EOT averages over noise & <i>none</i>"

@@ -27,6 +27,8 @@ from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
 from reports.html import write_report
 from reports.protocol import deviations
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # --- the paper's protocol
 
 

@@ -19,6 +19,8 @@ from benchmark.stats import wilson_interval
 from reports import figures, tables
 from reports.html import write_report
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STATES = {
     ("madry", 0.1): ("failed", "CUDA out of memory <b>now</b>"),
     ("madry", 0.2): ("failed", "CUDA out of memory <b>now</b>"),

@@ -14,6 +14,8 @@ from benchmark.spec import preset_for, preset_names
 from benchmark.studies import find_study, member_name, study_names
 from reports.html import write_report
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "stl10", "tiny_imagenet")
 TABLE_3 = {"mnist": (13, 4), "cifar10": (17, 16), "stl10": (20, 16), "tiny_imagenet": (19, 20)}
 

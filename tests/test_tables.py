@@ -12,6 +12,8 @@ from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
 from reports import libraries, tables
 from reports.text_table import TextTable
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HOSTILE = ("a|b", "[x]", "50 % & more_", "l∞ ≤ 1 − 2")
 
 

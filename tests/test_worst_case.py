@@ -12,6 +12,8 @@ from benchmark.stats import wilson_interval
 from reports import worst_case
 from reports.outcomes import outcomes
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rows(defense, attack, falls, **options):
     return [sample(defense, attack, i, falls=bool(f), **options) for i, f in falls.items()]
