@@ -58,11 +58,13 @@ def undrawn() -> Iterator[None]:
             return save(figure, file, format=format, **options)
         file.write(stand_ins[format])
 
+    def laid_out(figure):
+        if _drawn:
+            lay_out(figure)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", saved)
-        patch.setattr(
-            Figure, "draw_without_rendering", lambda self: lay_out(self) if _drawn else None
-        )
+        patch.setattr(Figure, "draw_without_rendering", laid_out)
         yield
 
 

@@ -116,7 +116,7 @@ def test_seeds_have_rows_of_their_own(tmp_path):
     assert flags(whole)["linf", "madry"] == "attack too weak"  # of several the worst
 
 
-def test_the_heat_map_says_its_numbers_to_who_cannot_see_it():
+def test_the_heat_map_says_its_numbers_to_who_cannot_see_it(drawn):
     matrix = Matrix(["a", "b"], ["a", "b"], [[0.1, 0.6], [0.4, float("nan")]])
     picture = heat_map(matrix, "mnist: transfer")
     assert "a: lowest 0.100 on those of a, 0.100 on its own." in picture.alt

@@ -126,7 +126,7 @@ def test_codes_models_and_settings_are_listed(report):
     assert "cw cw art l2 0, 1, 2 40 10 no defaults" in words
 
 
-def test_equal_tables_give_equal_bytes(report, tmp_path):
+def test_equal_tables_give_equal_bytes(report, tmp_path, drawn):
     copy = shutil.copytree(report.run_dir, tmp_path / report.run_dir.name)
     shutil.rmtree(copy / "report")
     assert files(write_report([copy]).parent) == files(report.path.parent)
@@ -328,7 +328,7 @@ def test_each_defense_has_a_look_of_its_own_in_every_figure():
     assert figures.line_styles(names[:3]) == {name: styles[name] for name in names[:3]}
 
 
-def test_a_figure_survives_any_name(pooled):
+def test_a_figure_survives_any_name(pooled, drawn):
     names = {"madry": "_hidden", "undefended": "a -- b\x01\n$x^$", "ot-cla-adv": "x" * 200}
     rows = pooled.rows.replace({"defense": names})
     rows = rows[rows["attack"] == "pgd"]
