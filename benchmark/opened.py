@@ -30,6 +30,9 @@ COMPILED = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".hdf5", ".np
 CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/usr/local/share")
 
+METADATA = (".egg-info", ".dist-info")
+"""Folders in which an installation tells of itself: whoever asks for plugins reads them."""
+
 _WRITE = os.O_WRONLY | os.O_RDWR
 
 
@@ -53,7 +56,7 @@ class Watch:
         others = [os.path.realpath(str(path)) for path in (*but, *SYSTEM)]
         found: dict[str, str] = {}
         for path in sorted({os.path.realpath(str(path)) for path in (*self.read, *also)} - written):
-            if path.endswith(CODE):
+            if path.endswith(CODE) or PurePath(path).parent.suffix in METADATA:
                 continue
             if is_installed(path) and not any(PurePath(path).is_relative_to(o) for o in own):
                 continue

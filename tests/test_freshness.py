@@ -360,6 +360,17 @@ def test_a_stale_model_of_the_cache_is_not_taken(write, go):
     assert result.said.about("the file turn.pt changed since the model in the cache was trained")
 
 
+def test_what_an_installation_tells_of_itself_is_no_file_of_the_model(tmp_path):
+    told, data = tmp_path / "plugin.egg-info" / "entry_points.txt", tmp_path / "weights.txt"
+    told.parent.mkdir()
+    with watching() as watch:
+        for path in (told, data):
+            path.touch()
+            path.read_text()
+    watch.written.clear()
+    assert set(watch.files()) == {str(data.resolve())}
+
+
 def test_a_file_that_fit_writes_is_none_that_it_depends_on(write, go):
     parts = {
         "top": "import time",
