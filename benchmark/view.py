@@ -49,8 +49,9 @@ class AttackView(nn.Module):
 
     Entries of a gradient that are NaN or infinite reach no attack: they are dropped (taken as 0)
     where the gradient arrives at the images, for :meth:`gradient` and for a library that
-    differentiates :meth:`forward` alike. :meth:`dropped` tells at how many images. An audit that
-    wants to see them sets ``drops`` to False.
+    differentiates :meth:`forward` alike. Of an image's gradient that has no other entry the signs
+    of the infinities stay. :meth:`dropped` tells at how many images. An audit that wants to see
+    them sets ``drops`` to False.
     """
 
     def __init__(
@@ -207,7 +208,11 @@ class AttackView(nn.Module):
         else:
             most = self._dropped_elsewhere.to(images.device)
             self._dropped_elsewhere = torch.maximum(most, images.sum())
-        return gradient.masked_fill(broken, 0)
+        kept = gradient.masked_fill(broken, 0)
+        # Where nothing else is left of an image's gradient, its infinities still tell the way.
+        nothing = images & ~kept.flatten(1).any(1)
+        ways = gradient.sign().masked_fill(~gradient.isinf(), 0)
+        return torch.where(nothing.view(-1, *[1] * (gradient.dim() - 1)), ways, kept)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)

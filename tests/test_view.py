@@ -399,6 +399,27 @@ def test_entries_of_a_gradient_that_are_not_finite_are_dropped_and_counted(value
         assert view.broken() == 0
 
 
+def test_of_a_gradient_of_infinities_alone_the_signs_stay():
+    """An overflow loses the size and need not lose the direction: sign steps find the way."""
+    ways = torch.tensor([[1.0, -1.0], [0.0, torch.nan]])
+
+    class Overflowing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.where(ways == 0, 0.0, ways * torch.inf).expand_as(gradient)
+
+    model = Function(lambda x: F.pad(Overflowing.apply(x).flatten(1).sum(1, keepdim=True), (1, 0)))
+    x = torch.full((3, 1, 2, 2), 0.2)
+    with attack_view(model, 3) as view:
+        gradient = view.gradient(x, torch.zeros(3).long(), score)[2]
+        assert view.dropped() == 3
+    assert torch.equal(gradient, torch.tensor([[1.0, -1.0], [0.0, 0.0]]).expand_as(gradient))
+
+
 def test_a_library_that_differentiates_the_view_meets_no_nan():
     model, x = broken_at(0, torch.nan), torch.full((3, 1, 2, 2), 0.2)
     with attack_view(model, 3) as view:
