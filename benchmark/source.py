@@ -1,8 +1,9 @@
-"""The code behind a class: which modules it uses, and what their files held when they were loaded.
+"""The code that shapes a trained model: a plugin's own modules, and a short list of the harness's.
 
-Followed are the modules of the class's own package, the harness, and whatever else was not
-installed: a user's ``nets.py`` beside ``my_defense.py`` shapes the model as much. Other libraries'
-code is taken to be as stable as their version.
+Followed are the modules of the class's own package and whatever else was not installed: a user's
+``nets.py`` beside ``my_defense.py`` shapes the model as much. Of the harness only :data:`SHAPING`
+counts: editing a message, a report or the results' schema retrains nothing. Other libraries' code
+is taken to be as stable as their version.
 """
 
 import ast
@@ -11,7 +12,8 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import resolve_name
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
 from weakref import WeakKeyDictionary
@@ -19,6 +21,25 @@ from weakref import WeakKeyDictionary
 from benchmark.spec import digest
 
 HARNESS = "benchmark"
+
+SHAPING = frozenset(
+    f"{HARNESS}.{name}"
+    for name in (
+        "attacks.descent",
+        "attacks.pgd",
+        "augment",
+        "datasets",
+        "defense",
+        "layers",
+        "losses",
+        "norms",
+        "precision",
+        "seeding",
+        "training",
+        "view",
+    )
+)
+"""The modules of the harness that shape weights: a defense's key holds those that it reaches."""
 
 _read: "WeakKeyDictionary[ModuleType, bytes]" = WeakKeyDictionary()
 """What each module's file held when it was first asked for. A run takes hours: who edits the file
@@ -40,7 +61,7 @@ def source_digest(*modules: ModuleType) -> str:
 def own_and_harness(*modules: ModuleType) -> tuple[str, str]:
     """Return two such hashes: of what is the plugin's own, and of what is the harness's."""
     found = sources(*modules)
-    harness = {name for name in found if name.partition(".")[0] == HARNESS}
+    harness = {name for name in found if _of_the_harness(name)}
     return (
         _together({name: value for name, value in found.items() if name not in harness}),
         _together({name: value for name, value in found.items() if name in harness}),
@@ -55,35 +76,73 @@ def sources(*modules: ModuleType) -> dict[str, str]:
     """Return the hashes of the files of ``modules`` and of the modules that they use, by name."""
     found: dict[str, str] = {}
     for module in modules:
-        roots = {module.__name__.partition(".")[0], HARNESS}
+        own = module.__name__.partition(".")[0]
         waiting = [module.__name__]
         while waiting:
             name = waiting.pop()
+            if name in found or (_of_the_harness(name) and name not in SHAPING):
+                continue
+            path = _path_of(name)
+            if path is None:
+                continue
+            if name.partition(".")[0] not in (own, HARNESS) and is_installed(path):
+                continue
             used = sys.modules.get(name)
-            path = getattr(used, "__file__", None)
-            if name in found or path is None or not isinstance(used, ModuleType):
-                continue
-            if name.partition(".")[0] not in roots and is_installed(path):
-                continue
-            text = _source(used, Path(path))
+            text = _read_now(path) if used is None else _source(used, path)
             found[name] = hashlib.sha256(text).hexdigest()
-            waiting += _uses(used, text)
+            waiting += _imported(text, _package(name, path))
+            if used is not None and not _of_the_harness(name):
+                waiting += _held(used, text)
     return found
+
+
+def _of_the_harness(name: str) -> bool:
+    return name.partition(".")[0] == HARNESS
+
+
+def _package(name: str, path: Path) -> str:
+    """Return the package that the relative imports of a module start from."""
+    return name if path.stem == "__init__" else name.rpartition(".")[0]
+
+
+def _path_of(name: str) -> Path | None:
+    """Return a module's file, whether or not anybody has imported it yet; None if it has none.
+
+    What is in a key must not depend on what else this process has imported.
+    """
+    module = sys.modules.get(name)
+    if module is not None:
+        path = getattr(module, "__file__", None)
+        return Path(path) if isinstance(module, ModuleType) and path is not None else None
+    try:
+        top, *rest = name.split(".")
+        found = find_spec(top)  # imports nothing: the name has no dot
+        for depth in range(len(rest)):
+            if found is None or found.submodule_search_locations is None:
+                return None
+            inner = ".".join([top, *rest[: depth + 1]])
+            found = PathFinder.find_spec(inner, list(found.submodule_search_locations))
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
 
 
 def _source(module: ModuleType, path: Path) -> bytes:
     if module not in _read:
-        try:
-            _read[module] = path.read_bytes()
-        except OSError:  # in a zip, or deleted since it was loaded
-            _read[module] = b""
+        _read[module] = _read_now(path)
     return _read[module]
 
 
-def _uses(module: ModuleType, text: bytes) -> Iterator[str]:
-    """Yield the names of the modules that ``module`` holds, or holds something of."""
+def _read_now(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # in a zip, or deleted since it was loaded
+        return b""
+
+
+def _held(module: ModuleType, text: bytes) -> Iterator[str]:
+    """Yield the names of the modules that a loaded module holds, or holds something of."""
     named = _imported(text, module.__package__ or "")
-    yield from named
     for key, value in list(vars(module).items()):
         if isinstance(value, ModuleType):
             # A package has every submodule that anybody imported: that is no use of its own.

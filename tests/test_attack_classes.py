@@ -143,9 +143,9 @@ def test_every_class_runs_or_says_why_not(library, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("BoundaryAttack", {}),
+        ("BoundaryAttack", {"init_size": 1000}),
         ("GeoDA", {"max_iter": 500, "sub_dim": 8}),
-        ("HopSkipJump", {}),
+        ("HopSkipJump", {"init_size": 1000}),
         ("NewtonFool", {"max_iter": 10}),
         ("SaliencyMapMethod", {}),
         (

@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -87,22 +88,46 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_source_counts_with_the_modules_it_uses(package):
+@pytest.fixture
+def another_process(monkeypatch):
+    """Forget, when called, what files held when they were first read, as another process would."""
+
+    def forget():
+        monkeypatch.setattr(source, "_read", WeakKeyDictionary())
+
+    forget()
+    return forget
+
+
+def test_the_source_counts_with_the_modules_it_uses(package, another_process):
     module = sys.modules["someplugin.defense"]
     before = source_digest(module)
     (package / "unused.py").write_text("X = 2\n")
     assert source_digest(module) == before
     (package / "layers.py").write_text("def layer(): return 2\n")
     assert source_digest(module) == before  # what is loaded is still the old code
-    source._read.clear()  # as another process would
+    another_process()
     used = source_digest(module)
     assert used != before
     (package / "defense.py").write_text("import torch\n")
-    source._read.clear()
+    another_process()
     assert source_digest(module) not in (before, used)
 
 
-def test_a_base_class_from_another_package_counts(package, monkeypatch):
+def test_a_module_counts_before_anybody_has_imported_it(package, another_process):
+    """A plugin that imports inside ``fit`` has one key, whatever this process did before."""
+    (package / "late.py").write_text("X = 1\n")
+    (package / "defense.py").write_text("def fit():\n    from someplugin.late import X\n")
+    module = sys.modules["someplugin.defense"]
+    before = source_digest(module)
+    __import__("someplugin.late")
+    assert source_digest(module) == before
+    (package / "late.py").write_text("X = 2\n")
+    another_process()
+    assert source_digest(module) != before
+
+
+def test_a_base_class_from_another_package_counts(package, monkeypatch, another_process):
     import baselines.undefended
 
     class Plugin(baselines.undefended.Undefended):
@@ -116,7 +141,7 @@ def test_a_base_class_from_another_package_counts(package, monkeypatch):
     monkeypatch.setattr(baselines.undefended, "__file__", str(copy))
     assert model_key(Plugin(DATA.info, width=0.1), SPEC, DATA, 1) == before
     copy.write_text(found.read_text("utf-8") + "\n# changed\n", "utf-8")
-    source._read.clear()
+    another_process()
     assert model_key(Plugin(DATA.info, width=0.1), SPEC, DATA, 1) != before
 
 

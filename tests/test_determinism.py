@@ -91,10 +91,15 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     samples = read_table(folder / "samples.parquet", SAMPLES).drop(columns="run_id")
     records = []
     for model in read_run(folder).models:
-        # The key and what it is made of hold modules that other tests of the process imported.
-        record = asdict(model) | {"train_seconds": 0, "key": "", "origin": None}
+        record = asdict(model) | {"train_seconds": 0}
         record["log"] = [row | {"seconds": 0} for row in record["log"]]
-        records.append({"defense": model.defense, "record": json.dumps(record, sort_keys=True)})
+        origin = record.pop("origin")
+        record |= {f"origin {name}": value for name, value in origin.items() if name != "parts"}
+        record |= {f"part {name}": value for name, value in origin["parts"].items()}
+        records += [
+            {"defense": model.defense, "field": name, "value": json.dumps(value, sort_keys=True)}
+            for name, value in record.items()
+        ]
     of_image = [*CELL_KEY, "sample_id"]
     return {
         "cells": bits(cells, CELL_KEY),
@@ -108,7 +113,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 def same(one: Path, other: Path, *, where=lambda table: table) -> bool:
     """Compare two runs row by row: the rows of ``one`` with those of ``other`` that it has too."""
     for (name, first), second in zip(tables(one).items(), tables(other).values(), strict=True):
-        shared = [c for c in (*CELL_KEY, "condition", "sample_id", "record") if c in first]
+        shared = [c for c in (*CELL_KEY, "condition", "sample_id", "field") if c in first]
         first, second = where(first), where(second)
         second = second.merge(first[shared].drop_duplicates(), on=shared)
         assert len(first) > 0 or name == "codes"  # which are not those of every defense
