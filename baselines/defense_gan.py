@@ -14,13 +14,13 @@ from torch import Tensor
 from baselines.undefended import Undefended
 from baselines.wgan_gp import Critic, Game, Generator
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
 from benchmark.errors import UsageError, unknown_name
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
 from benchmark.stats import wilson_interval
 from benchmark.training import TrainingLog, TrainingSettings, train
-from benchmark.training_state import once
+from benchmark.training.resume import once
 
 DEFAULT = TrainingSettings()
 
@@ -108,7 +108,7 @@ class DefenseGAN(Defense):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.forward`; no gradient reaches the images."""
+        """See :meth:`benchmark.models.defense.Defense.forward`; no gradient reaches the images."""
         return self.classify_generated(self.reconstruct(x))
 
     def surrogate(self, x: Tensor) -> Tensor:
@@ -120,12 +120,12 @@ class DefenseGAN(Defense):
         return self.classify_generated(self.reconstruct(x) + (x - x.detach()))
 
     def generate(self, z: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.generate`."""
+        """See :meth:`benchmark.models.defense.Defense.generate`."""
         images: Tensor = self.generator(z)
         return images
 
     def classify_generated(self, x: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.classify_generated`: the classifier alone."""
+        """See :meth:`benchmark.models.defense.Defense.classify_generated`: the classifier alone."""
         logits: Tensor = self.classifier(x)
         return logits
 

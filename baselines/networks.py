@@ -3,7 +3,7 @@
 from torch import nn
 
 from benchmark.datasets import DatasetInfo
-from benchmark.layers import Normalize, default_architecture, scaled, trunk
+from benchmark.models.architectures import Normalize, default_architecture, scaled, trunk
 
 
 def plain_classifier(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from baselines.undefended import DEFAULT, Undefended
 from benchmark.datasets import DatasetInfo
 from benchmark.errors import UsageError
-from benchmark.layers import Normalize
+from benchmark.models.architectures import Normalize
 from benchmark.training import TrainingSettings
 
 

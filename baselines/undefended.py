@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from baselines.networks import plain_classifier
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import generator
 from benchmark.training import TrainingLog, TrainingSettings, train
@@ -33,7 +33,7 @@ class Undefended(Defense):
         self.network = plain_classifier(info, width, architecture)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.forward`."""
+        """See :meth:`benchmark.models.defense.Defense.forward`."""
         logits: Tensor = self.network(x)
         return logits
 

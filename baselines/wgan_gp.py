@@ -15,7 +15,7 @@ from torch.optim import Adam
 
 from benchmark.datasets import DatasetInfo
 from benchmark.errors import UsageError
-from benchmark.layers import Normalize, scaled
+from benchmark.models.architectures import Normalize, scaled
 
 CHANNELS = 64
 """Channels at half the image's size, at width 1; twice as many at each halving, at most 512."""

@@ -8,27 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.attack import BudgetAttack, MinimalAttack
-    from benchmark.datasets import DatasetInfo, ImageDataset
-    from benchmark.defense import Defense
+    from benchmark.attacks.base import BudgetAttack, MinimalAttack
+    from benchmark.attacks.view import AttackView, attack_view
+    from benchmark.config.spec import RunSpec
+    from benchmark.datasets.dataset import ImageDataset
+    from benchmark.datasets.source import DatasetInfo
     from benchmark.errors import UsageError
-    from benchmark.spec import RunSpec
-    from benchmark.training import TrainingLog
-    from benchmark.view import AttackView, attack_view
+    from benchmark.models.defense import Defense, TrainingLog
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AttackView": "benchmark.view",
-    "BudgetAttack": "benchmark.attack",
+    "AttackView": "benchmark.attacks.view",
+    "BudgetAttack": "benchmark.attacks.base",
     "DatasetInfo": "benchmark.datasets",
-    "Defense": "benchmark.defense",
+    "Defense": "benchmark.models.defense",
     "ImageDataset": "benchmark.datasets",
-    "MinimalAttack": "benchmark.attack",
-    "RunSpec": "benchmark.spec",
+    "MinimalAttack": "benchmark.attacks.base",
+    "RunSpec": "benchmark.config.spec",
     "TrainingLog": "benchmark.training",
     "UsageError": "benchmark.errors",
-    "attack_view": "benchmark.view",
+    "attack_view": "benchmark.attacks.view",
 }
 
 __all__ = [

@@ -66,3 +66,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else "."
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")
+
+
+def cause(error: BaseException) -> str:
+    """Return what ``error`` says on one line of at most 200 characters; its type if nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark.spec import derive_seed
+from benchmark.hashing import derive_seed
 
 DEPTH = 4
 """So many containers and objects deep generators are looked for in a module's attributes."""

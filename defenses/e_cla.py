@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
-from benchmark.codes import distance_from_prior
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
 from benchmark.errors import UsageError
-from benchmark.layers import default_architecture
+from benchmark.models.architectures import default_architecture
+from benchmark.models.defense import Defense
+from benchmark.models.embedding_distance import distance_from_prior
 from benchmark.progress import Progress
 from benchmark.seeding import generator
 from benchmark.training import Measure, Step, TrainingLog, TrainingSettings, train
@@ -58,7 +58,7 @@ class EncoderClassifier(Defense):
         self.classifier = code_classifier(info, code_dim, architecture)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.forward`."""
+        """See :meth:`benchmark.models.defense.Defense.forward`."""
         logits: Tensor = self.classifier(self.encoder(x))
         return logits
 

@@ -7,7 +7,7 @@ can shrink it. C and D are small, and stay as they are.
 from torch import nn
 
 from benchmark.datasets import DatasetInfo
-from benchmark.layers import VGG, trunk
+from benchmark.models.architectures import VGG, trunk
 
 
 def encoder(info: DatasetInfo, code_dim: int, architecture: str, width: float) -> nn.Sequential:

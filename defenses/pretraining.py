@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
+from benchmark.hashing import derive_seed
+from benchmark.models.defense import Defense
 from benchmark.progress import Advance, Progress
 from benchmark.seeding import seeded
-from benchmark.spec import derive_seed
 from benchmark.training import TrainingLog, TrainingSettings, train
 from defenses.optimization import descend
 
@@ -28,7 +28,7 @@ class _Headed(Defense):
         self.head = nn.Linear(features, info.n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :meth:`benchmark.defense.Defense.forward`."""
+        """See :meth:`benchmark.models.defense.Defense.forward`."""
         logits: Tensor = self.head(self.trunk(x))
         return logits
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.pictures import decoded, read_pictures
-from benchmark.results import CELL_KEY, Run
+from benchmark.results.pictures import decoded, read_pictures
+from benchmark.results.run import Run
+from benchmark.results.schema import CELL_KEY
 from reports.models import mapping
 from reports.section import RunContext, Section, View, slug
 from reports.tables import ATTACK_KEY, STATUS_WORDS, attack_title, table_csv

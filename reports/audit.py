@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.words import ANSWERS, DISTRUSTED, MEANINGS, RULINGS
+from benchmark.results.audit_words import ANSWERS, DISTRUSTED, MEANINGS, RULINGS
 from reports import tables
 from reports.explanations import explanation
 from reports.heat_map import Matrix, heat_map

@@ -1,8 +1,8 @@
 """The paper's Figure 5: where a defense's codes lie, clean and attacked.
 
-A row of panels per defense, drawn from :data:`benchmark.code_points.CODES`. Correct points are
-dots, misclassified ones down triangles. No ten colours tell ten classes apart for everybody, so
-that in both panels each class' number also stands where its clean points lie.
+A row of panels per defense, drawn from :data:`benchmark.results.embedding_points.CODES`. Correct
+points are dots, misclassified ones down triangles. No ten colours tell ten classes apart for
+everybody, so that in both panels each class' number also stands where its clean points lie.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from benchmark.code_points import CONDITIONS, read_codes
+from benchmark.results.embedding_points import CONDITIONS, read_codes
 from reports.drawing import Picture, canvas, legend, plain, render
 from reports.section import RunContext, Section, shown
 from reports.tables import number

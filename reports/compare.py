@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from benchmark.audit.words import DISTRUSTED
+from benchmark.results.audit_words import DISTRUSTED
 from reports import tables
 from reports.flags import flags
 from reports.outcomes import Outcomes, in_order, outcomes

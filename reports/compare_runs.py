@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.results import Run
+from benchmark.results.run import Run
 from reports import figures, tables
 from reports.compare import in_words
 from reports.flags import flags_of, labelled

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from benchmark.numbering import number_groups
-from benchmark.results import CELL_KEY
+from benchmark.results.row_keys import number_groups
+from benchmark.results.schema import CELL_KEY
 from reports import tables
 from reports.outcomes import in_order
 from reports.section import RunContext, Section

@@ -10,9 +10,9 @@ import pandas as pd
 
 from benchmark.crosscheck.results import Crosscheck, pair_key, read_crosscheck
 from benchmark.errors import UsageError
-from benchmark.faults import cannot_write
-from benchmark.files import plain_file, real
-from benchmark.results import write_atomic
+from benchmark.io.atomic import write_atomic
+from benchmark.io.paths import plain_file, real
+from benchmark.machine_errors import cannot_write
 from reports import figures, interactive
 from reports.section import shown
 from reports.tables import NORM_WORDS, number

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.spec import INHOUSE, AttackSpec, DefenseSpec, RunSpec, preset_for
+from benchmark.config.presets import preset_for
+from benchmark.config.spec import INHOUSE, AttackSpec, DefenseSpec, RunSpec
 from reports.protocol import PRESET
 from reports.published import DATASET_NAMES, DEFENSE_NAMES, SIZES
 from reports.tables import is_number

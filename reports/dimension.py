@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.json_files import read_json
-from benchmark.results import ResultsError
+from benchmark.io.json_files import read_json
+from benchmark.results.schema import ResultsError
 from reports.tables import is_number
 
 FILE = "dimension.json"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from benchmark.audit.words import DISTRUSTED, DOUBTFUL, RULINGS
+from benchmark.results.audit_words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports.section import RunContext
 
 Flags = Mapping[tuple[str, str], str]

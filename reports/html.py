@@ -7,13 +7,14 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from benchmark.audit.tables import read_audit
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
-from benchmark.faults import cannot_write
-from benchmark.files import own_folder, real
-from benchmark.results import Run, read_run, write_atomic
-from benchmark.spec import digest
+from benchmark.hashing import digest
+from benchmark.io.atomic import write_atomic
+from benchmark.io.paths import own_folder, real
+from benchmark.machine_errors import cannot_write
+from benchmark.results.audit_tables import read_audit
+from benchmark.results.run import Run, read_run
 from reports import (
     accuracy,
     attack_pictures,

@@ -7,8 +7,7 @@ touched.
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from benchmark.json_files import read_json
-from benchmark.results import write_json
+from benchmark.io.json_files import read_json, write_json
 
 
 def clear_away(page: Path, written: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmark.results import ModelRecord, Run
+from benchmark.results.model_records import ModelRecord
+from benchmark.results.run import Run
 from reports.section import RunContext, Section, View
 from reports.tables import is_number, number
 

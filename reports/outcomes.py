@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmark.numbering import number_groups
-from benchmark.results import CELL_KEY
+from benchmark.results.row_keys import number_groups
+from benchmark.results.schema import CELL_KEY
 from reports.section import RunContext
 
 ABSENT, FELL, STOOD = -1, 0, 1

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.audit.tables import read_verdicts
-from benchmark.code_points import CODES, read_codes
-from benchmark.results import Run
-from benchmark.spec import AttackSpec
+from benchmark.config.spec import AttackSpec
+from benchmark.results.audit_tables import read_verdicts
+from benchmark.results.embedding_points import CODES, read_codes
+from benchmark.results.run import Run
 from benchmark.stats import wilson_interval
 from reports import published as paper
 from reports.dimension import DimensionResult

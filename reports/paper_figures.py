@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.audit.words import DISTRUSTED, DOUBTFUL, RULINGS
+from benchmark.results.audit_words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports import published as paper
 from reports.code_map import COLOURS, bare, code_legend, code_row
 from reports.drawing import Picture, canvas, render

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.words import DISTRUSTED
+from benchmark.results.audit_words import DISTRUSTED
 from reports import published as paper
 from reports.markdown import markdown_escape, markdown_table
 from reports.paper import MEASURED, NOT_RUN, by_trust

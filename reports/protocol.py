@@ -8,17 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.config.presets import merge, preset_for, resolve_attack
+from benchmark.config.spec import INHOUSE, AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.studies import Study, find_study
 from benchmark.errors import UsageError
-from benchmark.spec import (
-    INHOUSE,
-    AttackSpec,
-    DefenseSpec,
-    RunSpec,
-    merge,
-    preset_for,
-    resolve_attack,
-)
-from benchmark.studies import Study, find_study
 from reports.published import DATASET_NAMES, DEFENSE_NAMES
 from reports.settings import assignments, listed
 
@@ -113,7 +106,8 @@ def _defenses(
 
 
 def _options(settings: Mapping[str, Any], defense: DefenseSpec) -> dict[str, Any]:
-    """Return the options that the preset gives a defense, as :func:`benchmark.plan.plan` does.
+    """Return the options that the preset gives a defense, as :func:`benchmark.execution.plan.plan`
+    does.
 
     Which of the shared options a class takes is seen from those that the run gave it.
     """

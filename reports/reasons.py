@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.spec import RunSpec
+from benchmark.config.spec import RunSpec
 from reports.section import RunContext, Section, View
 from reports.tables import STATUS_WORDS, attack_title
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.tables import AuditTables, no_audit
-from benchmark.results import Run
+from benchmark.results.audit_tables import AuditTables, no_audit
+from benchmark.results.run import Run
 from reports.drawing import Picture
 
 View = dict[str, Any]

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from benchmark.results import ModelRecord
-from benchmark.spec import AttackSpec, DefenseSpec
+from benchmark.config.spec import AttackSpec, DefenseSpec
+from benchmark.results.model_records import ModelRecord
 from reports.models import mapping
 from reports.section import RunContext, Section, View
 from reports.tables import NORM_WORDS

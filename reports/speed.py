@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.faults import cannot_write
-from benchmark.json_files import read_json
-from benchmark.results import ResultsError, write_atomic
-from benchmark.speed_console import TITLES, sentences
+from benchmark.io.atomic import write_atomic
+from benchmark.io.json_files import read_json
+from benchmark.machine_errors import cannot_write
+from benchmark.results.schema import ResultsError
+from benchmark.speed.console import TITLES, sentences
 from reports.drawing import Picture, canvas, plain, render
 from reports.section import View, shown
 from reports.tables import NORM_WORDS, Row, number

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from benchmark.spec import DefenseSpec, RunSpec
+from benchmark.config.spec import DefenseSpec, RunSpec
 from reports.drawing import Picture
 from reports.figures import line_styles, security_curves
 from reports.flags import flagged
@@ -18,7 +18,7 @@ from reports.tables import is_number
 def member(defense: DefenseSpec) -> tuple[str, Any] | None:
     """Return the option and the value of a study's member; None for any other defense.
 
-    A member is named ``type[option=value]`` (:func:`benchmark.studies.member_name`).
+    A member is named ``type[option=value]`` (:func:`benchmark.config.studies.member_name`).
     """
     head, tail = f"{defense.type}[", "]"
     if not (defense.name.startswith(head) and defense.name.endswith(tail)):

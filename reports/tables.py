@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.numbering import count_distinct
-from benchmark.results import CELL_KEY, CELLS, Run, empty_table
+from benchmark.results.row_keys import count_distinct
+from benchmark.results.run import Run
+from benchmark.results.schema import CELL_KEY, CELLS
+from benchmark.results.tables import empty_table
 from benchmark.stats import wilson_intervals
 from reports.markdown import markdown_table
 

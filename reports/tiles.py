@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmark.pictures import Pixelled, Pixels
+from benchmark.results.pictures import Pixelled, Pixels
 from reports.drawing import Picture, canvas, plain, render
 
 Tile = npt.NDArray[np.uint8]

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.results import ModelRecord
+from benchmark.results.model_records import ModelRecord
 from reports.drawing import Picture, canvas, finish, frame, render
 from reports.interactive import Chart, Line
 from reports.models import mapping, ordered

@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.numbering import number_groups
-from benchmark.repeats import EXPLAINED, repeats_sentence
-from benchmark.results import CELL_KEY, Run
-from benchmark.spec import INHOUSE, RunSpec
+from benchmark.config.spec import INHOUSE, RunSpec
+from benchmark.datasets.duplicates import EXPLAINED, repeats_sentence
+from benchmark.results.row_keys import number_groups
+from benchmark.results.run import Run
+from benchmark.results.schema import CELL_KEY
 from reports.departures import SOURCES, departures
 from reports.models import mapping
 from reports.protocol import PRESET, Deviation, deviations, unknown_dataset

@@ -7,15 +7,17 @@ import torch
 from maskings import Bench, subject_of
 
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.stronger import Effort, strike
-from benchmark.audit.subject import Curve, Finding, Level
+from benchmark.audit.case import Curve, Finding, Level
+from benchmark.audit.checks import examine
+from benchmark.audit.stronger_attacks import Effort, strike
 from benchmark.audit.transfer import Party, transfers
 from benchmark.audit.verdict import Verdict, judge
-from benchmark.checks import examine
-from benchmark.defense import Defense
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.evaluation.sweep import sweep
+from benchmark.hashing import derive_seed
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
-from benchmark.spec import AttackSpec, ThreatModel, derive_seed
-from benchmark.sweep import sweep
 
 THREAT = ThreatModel("linf", (0.1, 0.2))
 EFFORT = Effort(steps=10, restarts=1, probes=6, eot=3, levels=2, targets=3)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pages import Page
 
-from benchmark.audit.tables import read_audit
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.results import CELL_KEY, CELLS, SAMPLES, Run, make_table, read_run, validate
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results.audit_tables import read_audit
 from benchmark.stats import wilson_interval
 from reports import figures, tables
 from reports.section import RunContext

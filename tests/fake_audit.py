@@ -2,7 +2,8 @@
 
 import math
 
-from benchmark.audit.tables import (
+from benchmark.results import SAMPLES, make_table, read_run
+from benchmark.results.audit_tables import (
     FINDINGS,
     TRANSFER,
     VERDICTS,
@@ -11,7 +12,6 @@ from benchmark.audit.tables import (
     put_transfer,
     put_verdicts,
 )
-from benchmark.results import SAMPLES, make_table, read_run
 
 
 def finding(defense, check="zero-gradient", answer="pass", **other):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.pictures import PICTURES, encoded, pictured_eps, put_pictures
 from benchmark.results import make_table, read_run
+from benchmark.results.pictures import PICTURES, encoded, pictured_eps, put_pictures
 
 Image = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -11,20 +11,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.code_points import put_codes
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.io.json_files import write_json
 from benchmark.results import (
     CELL_KEY,
     CELLS,
     SAMPLES,
     ModelRecord,
-    filled,
     make_table,
-    write_json,
     write_model,
     write_table,
     write_tables,
 )
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results.embedding_points import put_codes
+from benchmark.results.tables import filled
 from benchmark.stats import wilson_interval
 
 DEFENSES = ("undefended", "madry", "ot-cla-adv", "<script>alert(1)</script>", "a_b%$#")

@@ -12,13 +12,13 @@ from maskings import Bare, Bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.attacks.losses import cross_entropy
+from benchmark.attacks.norms import project
 from benchmark.attacks.pgd import FGSM
+from benchmark.attacks.view import attack_view
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
-from benchmark.losses import cross_entropy
-from benchmark.norms import project
+from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
-from benchmark.view import attack_view
 
 Loss = Callable[[Defense, Tensor, Tensor, torch.Generator], Tensor]
 

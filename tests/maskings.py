@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.audit.subject import Subject
+from benchmark.attacks.norms import random_start
+from benchmark.audit.case import Subject
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.datasets import DIGITS, DatasetInfo, ImageDataset
-from benchmark.defense import Defense
-from benchmark.judge import inside_for
-from benchmark.norms import random_start
+from benchmark.evaluation.scoring import inside_for
+from benchmark.models.defense import Defense
 from benchmark.registry import DATASETS
 from benchmark.seeding import generator, seeded
-from benchmark.spec import AttackSpec, ThreatModel
 
 LEVELS = 15
 

@@ -19,7 +19,7 @@ FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
         "benchmark.cli",
-        "benchmark.runner",
+        "benchmark.execution.runner",
         "defenses",
         "reports.html",
         "sklearn.datasets",

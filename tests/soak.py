@@ -29,10 +29,10 @@ from typing import Protocol
 import pandas as pd
 import processes
 
-from benchmark.checkpoints import Checkpoints
-from benchmark.code_points import read_codes
-from benchmark.pictures import read_pictures
 from benchmark.results import CELL_KEY, CELLS, read_run, read_table
+from benchmark.results.embedding_points import read_codes
+from benchmark.results.pictures import read_pictures
+from benchmark.training.model_cache import Checkpoints
 
 DEFENSES = "undefended,madry,defense-gan"
 ATTACKS = "pgd,cw"

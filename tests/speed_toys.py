@@ -5,11 +5,12 @@ from typing import ClassVar
 
 from toys import Nearest
 
-from benchmark import registry, speed_tasks
+from benchmark import registry
+from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.pgd import PGD
-from benchmark.libraries import AttackLibrary
 from benchmark.registry import Registry
-from benchmark.speed_tasks import SpeedSettings, plan_speed
+from benchmark.speed import plan as speed_plan
+from benchmark.speed.plan import SpeedSettings, plan_speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ def use_toys(monkeypatch) -> None:
 
     monkeypatch.setattr(Registry, "entries", toy_entries)
     monkeypatch.setattr(Registry, "load", toy_load)
-    monkeypatch.setattr(speed_tasks, "entry_points", lambda group: [group])
-    monkeypatch.setattr(speed_tasks, "UNDEFENDED", "toys:Tiny")
+    monkeypatch.setattr(speed_plan, "entry_points", lambda group: [group])
+    monkeypatch.setattr(speed_plan, "UNDEFENDED", "toys:Tiny")
 
 
 def planned(**settings):

@@ -9,23 +9,24 @@ from torch import nn
 from toys import Linear, SmallCNN, images, pixels
 
 from baselines.undefended import Undefended
-from benchmark import libraries
-from benchmark.attack import MinimalAttack
-from benchmark.attack_names import parse_named, split_words
+from benchmark.attacks.base import MinimalAttack
+from benchmark.attacks.loader import load_attack
+from benchmark.attacks.norms import distance
+from benchmark.attacks.peers import library as peers_library
 from benchmark.attacks.pgd import FGSM, PGD, PGDL2
+from benchmark.attacks.view import attack_view
+from benchmark.config.attack_syntax import parse_named, split_words
 from benchmark.datasets import MNIST
-from benchmark.defense import Defense
 from benchmark.errors import UsageError
-from benchmark.norms import distance
-from benchmark.plan import load_attack, plan
+from benchmark.execution.plan import plan
+from benchmark.execution.runner import run as run_spec
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
-from benchmark.provenance import attack_versions
 from benchmark.registry import LIBRARIES
-from benchmark.runner import run as run_spec
+from benchmark.results.provenance import attack_versions
 from benchmark.seeding import generator, seeded
 from benchmark.testing import GREY, check_attack
 from benchmark.training import TrainingSettings
-from benchmark.view import attack_view
 
 PEERS = ("art", "torchattacks", "foolbox")
 RUN = {"dataset": "digits", "preset": "smoke", "device": "cpu", "defenses": ["toys:Tiny"]}
@@ -344,7 +345,7 @@ def test_a_library_that_raises_leaves_failed_rows_with_its_message(go, monkeypat
 
 
 def test_a_missing_library_is_refused_with_its_install_command(monkeypatch):
-    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers_library, "find_spec", lambda name: None)
     for settings in ({"attacks": ["pgd"], "libraries": ["art"]}, {"attacks": ["art:DeepFool"]}):
         with pytest.raises(UsageError) as error:
             plan(**RUN, **settings)

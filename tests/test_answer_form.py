@@ -7,20 +7,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import Function, dataset, images
 
-from benchmark.answer_form import LOGITS, AnswerForm, form_of
 from benchmark.attacks.cw import CarliniWagner
+from benchmark.attacks.loader import attack_class
+from benchmark.attacks.losses import cross_entropy
 from benchmark.attacks.pgd import PGD, PGDL2
-from benchmark.audit.bridges import Bridged, find_bridge
-from benchmark.audit.stand_ins import Restored, Unsquashed
-from benchmark.defense import Defense
-from benchmark.guard import check_answers, get_ready
-from benchmark.losses import cross_entropy
-from benchmark.plan import attack_class
+from benchmark.attacks.view import attack_view
+from benchmark.audit.auto_bpda import Bridged, find_bridge
+from benchmark.audit.surrogates import Restored, Unsquashed
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.evaluation.sweep import sweep
+from benchmark.models.answer_form import LOGITS, AnswerForm, form_of
+from benchmark.models.contract import check_answers, get_ready
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import seeded
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.sweep import sweep
-from benchmark.view import attack_view
 
 X = images(24)
 

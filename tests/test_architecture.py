@@ -76,9 +76,9 @@ def test_the_copy_itself_is_clean(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "planted"),
     [
-        ("benchmark/sweep.py", "import defenses.e_cla"),
+        ("benchmark/evaluation/sweep.py", "import defenses.e_cla"),
         ("benchmark/registry.py", "from baselines import undefended"),
-        ("benchmark/runner.py", "import reports.html"),
+        ("benchmark/execution/runner.py", "import reports.html"),
         ("defenses/networks.py", "import baselines.networks"),
         ("baselines/madry.py", "from defenses.e_cla import EncoderClassifier"),
         ("reports/tables.py", "import torch"),
@@ -121,7 +121,7 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("module", ["benchmark", "benchmark.cli", "benchmark.spec"])
+@pytest.mark.parametrize("module", ["benchmark", "benchmark.cli", "benchmark.config.spec"])
 def test_import_pulls_in_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*[n for n in {HEAVY} if n in sys.modules])"
     assert python(code) == ""

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.attack import BudgetAttack, build_attack
-from benchmark.attacks import art, torchattacks
-from benchmark.defense import Defense
+from benchmark.attacks.base import BudgetAttack, build_attack
+from benchmark.attacks.loader import attack_class
+from benchmark.attacks.peers import art, torchattacks
+from benchmark.attacks.view import attack_view
+from benchmark.datasets.info import DatasetInfo
 from benchmark.errors import UsageError
-from benchmark.judge import admit
-from benchmark.plan import attack_class, plan
+from benchmark.evaluation.scoring import admit
+from benchmark.execution.plan import plan
+from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
-from benchmark.splits import DatasetInfo
-from benchmark.view import attack_view
 
 DOCS = Path(__file__).parent.parent / "docs" / "attack-libraries.md"
 VERSIONS = {

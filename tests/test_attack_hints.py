@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.attack_hints import ALIASES, nearest_attacks, unknown_library
-from benchmark.attack_names import parse_named
+from benchmark.attacks.loader import attack_class
+from benchmark.config.attack_hints import ALIASES, nearest_attacks, unknown_library
+from benchmark.config.attack_syntax import parse_named
 from benchmark.errors import UsageError
-from benchmark.plan import attack_class, plan
+from benchmark.execution.plan import plan
 from benchmark.registry import ATTACKS, LIBRARIES
 
 
@@ -77,7 +78,7 @@ def test_what_a_library_cannot_run_here_is_not_suggested(monkeypatch: pytest.Mon
         raise UsageError(f"{name} needs a package")
 
     art = replace(LIBRARIES.load("art"), named=refuse)
-    monkeypatch.setattr("benchmark.attacks.art.LIBRARY", art)
+    monkeypatch.setattr("benchmark.attacks.peers.art.LIBRARY", art)
     assert nearest_attacks("deepfool") == ["torchattacks:DeepFool"]
     assert nearest_attacks("hopskipjump") == []
 

@@ -11,9 +11,10 @@ from fake_runs import DEFENSES, PROVENANCE, fake_run, fake_spec
 from pages import Page
 from PIL import Image
 
-from benchmark.pictures import FILE, Pixelled, decoded, put_pictures, read_pictures
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.results import ResultsError, read_run
-from benchmark.spec import AttackSpec, ThreatModel
+from benchmark.results.pictures import FILE, Pixelled, decoded, put_pictures, read_pictures
 from reports import attack_pictures, figures, tables
 from reports.attack_pictures import SHOWN
 from reports.section import RunContext

@@ -12,24 +12,32 @@ from fake_runs import fake_run, fake_spec
 from toys import Linear
 
 from benchmark import cli
-from benchmark.audit import auditing, tables
-from benchmark.audit.auditing import Target, curves_of, norms_of, passes_of, unaudited
-from benchmark.audit.command import audit_line, audit_run, print_verdicts
-from benchmark.audit.models import OtherModelError, recall
+from benchmark.audit import basic
+from benchmark.audit.basic import Target, curves_of, norms_of, passes_of, unaudited
+from benchmark.audit.case import Finding
+from benchmark.audit.checks import checks_of
 from benchmark.audit.registration import Check
-from benchmark.audit.subject import Finding
-from benchmark.audit.tables import read_audit
+from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.audit.verdict import judge
-from benchmark.checks import checks_of
+from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.datasets.load import load_images
 from benchmark.errors import UsageError
-from benchmark.loading import load_images
-from benchmark.mending import contents
-from benchmark.plan import plan
+from benchmark.execution.plan import plan
+from benchmark.execution.runner import run
 from benchmark.progress import Progress
-from benchmark.results import ResultsError, read_models, read_run, read_spec, write_model
-from benchmark.run_folder import RunFolder
-from benchmark.runner import run
-from benchmark.spec import AttackSpec, ThreatModel
+from benchmark.results import (
+    ResultsError,
+    audit_tables,
+    read_models,
+    read_run,
+    read_spec,
+    write_model,
+)
+from benchmark.results.audit_tables import read_audit
+from benchmark.results.recovery import contents
+from benchmark.results.run_folder import RunFolder
 
 # --- tables
 
@@ -64,7 +72,7 @@ def test_one_defense_is_forgotten(tmp_path):
         verdicts=rows,
         samples=[audit_sample(name, 0, falls=True) for name in "ab"],
     )
-    tables.forget(tmp_path, "mnist", "a", 0)
+    audit_tables.forget(tmp_path, "mnist", "a", 0)
     found = read_audit(tmp_path)
     assert set(found.findings["defense"]) == {"b"}
     assert list(zip(found.verdicts["defense"], found.verdicts["seed"], strict=True)) == [
@@ -118,7 +126,7 @@ def test_an_audit_of_an_older_version_is_read(tmp_path, reasons, ruling):
     assert found.verdicts["rerun"].tolist() == ["", ""]
     assert found.findings["library"].tolist() == [""]
     put_audit(tmp_path, verdicts=[verdict("b", "attacked fairly")])  # what is old is kept
-    tables.forget(tmp_path, "mnist", "b", 0)
+    audit_tables.forget(tmp_path, "mnist", "b", 0)
     assert read_audit(tmp_path).verdicts["verdict"].tolist() == [ruling]
 
 
@@ -208,7 +216,7 @@ def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, mo
         raise ValueError("what now")
 
     monkeypatch.setattr(
-        auditing, "checks_of", lambda level: [replace(first, needs=(), measure=broken)]
+        basic, "checks_of", lambda level: [replace(first, needs=(), measure=broken)]
     )
     result = start(small(), tmp_path)
     assert result.n_failed == 0
@@ -220,7 +228,7 @@ def test_an_audit_that_fails_is_told_and_fails_no_run(audited, tmp_path, monkeyp
     def broken(*_):
         raise ValueError("no subject")
 
-    monkeypatch.setattr(auditing, "subject_of", broken)
+    monkeypatch.setattr(basic, "subject_of", broken)
     result = start(small(), tmp_path)
     assert result.n_failed == 0
     (row,) = read_audit(result.path).verdicts.to_dict("records")
@@ -232,7 +240,7 @@ def test_an_audit_that_fails_is_told_and_fails_no_run(audited, tmp_path, monkeyp
 def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     alarm = Finding("zero-gradient", "alarm", 1.0, 0.5, "all of 20 images", "no gradient")
     check = Check("zero-gradient", "basic", (), lambda subject: alarm)
-    monkeypatch.setattr(auditing, "checks_of", lambda level: [check])
+    monkeypatch.setattr(basic, "checks_of", lambda level: [check])
     (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
     assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
 
@@ -278,10 +286,10 @@ def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
         assert {curve.norm for curve in given["plain"]} == {"linf", "l2"}
         return judge(**given)
 
-    monkeypatch.setattr("benchmark.audit.harder.FACTOR", 0.1)
-    monkeypatch.setattr("benchmark.audit.harder.LEVELS", 1)
-    monkeypatch.setattr(auditing, "IMAGES", 8)
-    monkeypatch.setattr("benchmark.audit.harder.judge", judging)
+    monkeypatch.setattr("benchmark.audit.full.FACTOR", 0.1)
+    monkeypatch.setattr("benchmark.audit.full.LEVELS", 1)
+    monkeypatch.setattr(basic, "IMAGES", 8)
+    monkeypatch.setattr("benchmark.audit.full.judge", judging)
     spec = small(defenses=("undefended", "e-cla"), attacks=("pgd", "pgd-l2"))
     l2 = replace(spec.attacks[1], threat=ThreatModel("l2", (1.0,)))
     spec = replace(spec, attacks=(spec.attacks[0], l2))
@@ -299,7 +307,7 @@ def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
     assert attacks > {"from undefended", "from e-cla"}
     assert set(found.findings["level"]) == {"basic", "full"}
     assert (path / "cells.parquet").read_bytes() == cells
-    monkeypatch.setattr("benchmark.audit.harder._Seed.run", lambda self: pytest.fail("again"))
+    monkeypatch.setattr("benchmark.audit.full._Seed.run", lambda self: pytest.fail("again"))
     audit_run(path, level="full", data_dir=None, progress=Progress())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.augment import random_crop_flip
+from benchmark.datasets.augment import random_crop_flip
 
 
 def seeded(seed: int = 0) -> torch.Generator:

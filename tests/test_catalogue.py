@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from toys import Function, Linear, pixels
 
-from benchmark.attack import BudgetAttack
+from benchmark.attacks.base import BudgetAttack
 from benchmark.attacks.cw import CarliniWagner
+from benchmark.attacks.norms import distance, random_start
 from benchmark.attacks.pgd import PGD, PGDL2
-from benchmark.norms import distance, random_start
+from benchmark.attacks.view import attack_view
+from benchmark.datasets.info import DatasetInfo
 from benchmark.registry import LIBRARIES
 from benchmark.seeding import generator, seeded
-from benchmark.splits import DatasetInfo
-from benchmark.view import attack_view
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "attack-libraries.md").read_text("utf-8")
 INHOUSE = {"pgd": PGD, "pgd-l2": PGDL2, "cw": CarliniWagner}
@@ -443,7 +443,7 @@ class Watched:
     """What the art adapter gives to the library: the calls of generate, which attacks nothing."""
 
     def __init__(self, monkeypatch, name):
-        from benchmark.attacks import art
+        from benchmark.attacks.peers import art
 
         self.x = torch.rand(3, 3, 8, 8, generator=generator(1))
         self.y = torch.tensor([0, 1, 2])
@@ -467,7 +467,7 @@ class Watched:
 @holds("adapter-layout")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_libraries_are_given_memory_in_one_piece(dtype):
-    from benchmark.attacks.peers import Served
+    from benchmark.attacks.peers.base import Served
 
     with seeded(0):
         model = Function(

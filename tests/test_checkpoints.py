@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from toys import Coded, SmallCNN, Tiny
 
-from benchmark import origin, source
-from benchmark.checkpoints import Checkpoints, cache_dir
+from benchmark.config.spec import DefenseSpec
 from benchmark.datasets import DIGITS
-from benchmark.origin import model_key
-from benchmark.source import source_digest
-from benchmark.spec import DefenseSpec
-from benchmark.training import TrainingLog
+from benchmark.plugins import source_code
+from benchmark.plugins.source_code import source_digest
+from benchmark.training import TrainingLog, origin
+from benchmark.training.model_cache import Checkpoints, cache_dir
+from benchmark.training.origin import model_key
 
 DATA = DIGITS.load("train", n=20)
 SPEC = DefenseSpec("toys:Tiny", {"training": {"epochs": 2}})
@@ -93,7 +93,7 @@ def another_process(monkeypatch):
     """Forget, when called, what files held when they were first read, as another process would."""
 
     def forget():
-        monkeypatch.setattr(source, "_read", WeakKeyDictionary())
+        monkeypatch.setattr(source_code, "_read", WeakKeyDictionary())
 
     forget()
     return forget

@@ -18,18 +18,19 @@ from torch import Tensor
 from toys import Function, pixels
 
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.probes import budget, gradients, worst_case
+from benchmark.audit.case import Curve, Finding, Subject
+from benchmark.audit.checks import CHECKS, checks_of, examine
+from benchmark.audit.measurements import budget, gradients, worst_case
 from benchmark.audit.registration import REGISTERED, Check, check
-from benchmark.audit.stand_ins import Restored
-from benchmark.audit.subject import Curve, Finding, Subject
-from benchmark.audit.words import Role
-from benchmark.checks import CHECKS, checks_of, examine
+from benchmark.audit.surrogates import Restored
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.datasets import DIGITS
-from benchmark.defense import Defense
-from benchmark.guard import check_answers
+from benchmark.evaluation.sweep import sweep
+from benchmark.models.contract import check_answers
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.sweep import sweep
+from benchmark.results.audit_words import Role
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "checks"
 EPS = (0.0, 0.05, 0.1, 0.2, 0.4)

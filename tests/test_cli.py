@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmark import __version__, cli, spec, studies
+from benchmark import __version__, cli
 from benchmark.attacks.pgd import PGD
 from benchmark.cli import main
+from benchmark.config import spec, studies
 from benchmark.results import read_run, read_spec
 
 PRESET = {
@@ -174,7 +175,7 @@ def test_report_on_what_is_no_run(refused, tmp_path):
 
 def test_a_dataset_by_path_that_is_none(refused):
     words = ("run", "--dataset", "json:JSONDecoder", "--preset", "smoke", "--device", "cpu")
-    assert "is no benchmark.datasets.DatasetSource" in refused(*words)
+    assert "is no benchmark.datasets.source.DatasetSource" in refused(*words)
 
 
 def test_an_unknown_thing_to_list(refused):
@@ -230,7 +231,9 @@ def test_list_prints_one_json_object_and_nothing_else(call):
 
 
 def test_list_says_how_to_install_a_missing_library(call, monkeypatch):
-    monkeypatch.setattr("benchmark.libraries.find_spec", lambda name: name != "foolbox" or None)
+    monkeypatch.setattr(
+        "benchmark.attacks.peers.library.find_spec", lambda name: name != "foolbox" or None
+    )
     found = json.loads(call("list", "attacks", "--json")[1])["libraries"]
     assert not found["foolbox"]["available"]
     assert found["art"]["version"]
@@ -337,7 +340,7 @@ def test_a_failed_cell_is_exit_code_1(call, tmp_path, tiny_preset, monkeypatch):
         raise RuntimeError("out of luck")
 
     words = (*RUN, "--defenses", "undefended", "--eps", "0.1")
-    monkeypatch.setattr("benchmark.sweep._Search._search", fails)
+    monkeypatch.setattr("benchmark.evaluation.sweep._Search._search", fails)
     code, out, err = call(*words)
     assert code == 1
     assert "1 of 1 cells failed" in err

@@ -6,12 +6,13 @@ import pytest
 import torch
 from toys import Function, Linear, dataset, pixels
 
-from benchmark import code_map as code_map_module
-from benchmark.code_map import code_map, place
-from benchmark.code_points import CODES, FILE, put_codes, read_codes
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
+from benchmark.evaluation import embedding_map as code_map_module
+from benchmark.evaluation.embedding_map import code_map, place
 from benchmark.results import ResultsError, write_table
-from benchmark.spec import AttackSpec, ThreatModel
+from benchmark.results.embedding_points import CODES, FILE, put_codes, read_codes
 
 PGD = AttackSpec("pgd", ThreatModel("linf", (0.2,)), 8, params={"steps": 5})
 

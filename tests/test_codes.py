@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmark import codes as codes_module
-from benchmark.codes import code_distance, distance_from_prior, sliced_distance
+from benchmark.models import embedding_distance as codes_module
+from benchmark.models.embedding_distance import code_distance, distance_from_prior, sliced_distance
 
 
 def prior(n=1000, k=4, seed=1):

@@ -8,8 +8,8 @@ import pytest
 from contexts import context, page_of, run_of, sample
 from fake_runs import PROVENANCE, fake_run, fake_spec
 
+from benchmark.config.spec import DefenseSpec
 from benchmark.results import ModelRecord
-from benchmark.spec import DefenseSpec
 from benchmark.stats import mcnemar
 from reports import compare_runs
 

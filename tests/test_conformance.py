@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.attack import BudgetAttack, MinimalAttack
+from benchmark.attacks.base import BudgetAttack, MinimalAttack
 from benchmark.attacks.pgd import PGD
-from benchmark.defense import Defense
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.datasets.info import DatasetInfo
+from benchmark.evaluation.sweep import sweep
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.registry import ATTACKS, DEFENSES
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.splits import DatasetInfo
-from benchmark.sweep import sweep
 from benchmark.testing import (
     COLOUR,
     GREY,

@@ -8,8 +8,11 @@ import pytest
 import torch
 from toys import Function, Linear, Nearest, Scripted, dataset, images, pixels
 
-from benchmark.attack import BudgetAttack, MinimalAttack
+from benchmark.attacks.base import BudgetAttack, MinimalAttack
 from benchmark.attacks.pgd import PGD
+from benchmark.attacks.view import attack_view
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck.compare import compare
 from benchmark.crosscheck.recorder import Recorder, RecordingView
 from benchmark.crosscheck.results import (
@@ -20,8 +23,6 @@ from benchmark.crosscheck.results import (
 )
 from benchmark.progress import Progress
 from benchmark.results import ResultsError
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.view import attack_view
 
 INF = math.inf
 

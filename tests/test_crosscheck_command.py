@@ -11,12 +11,12 @@ from fake_runs import fake_run
 from toys import Nearest
 
 from benchmark import registry
+from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.pgd import PGD
 from benchmark.cli import main
 from benchmark.crosscheck.plan import plan_crosscheck
 from benchmark.crosscheck.results import LIBRARY_KEYS, OBJECT, read_crosscheck
 from benchmark.errors import UsageError
-from benchmark.libraries import AttackLibrary
 from benchmark.registry import Registry
 
 # --- planning ------------------------------------------------------------------------------------

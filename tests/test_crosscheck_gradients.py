@@ -5,8 +5,8 @@ import torch
 from test_crosscheck import sentences
 from toys import Function, Scripted, dataset, pixels
 
+from benchmark.attacks.view import attack_view
 from benchmark.crosscheck.recorder import Recorder, RecordingView
-from benchmark.view import attack_view
 
 
 def crowd(*scores: float):

@@ -5,10 +5,10 @@ import torch
 from toys import Function, Linear, SmallCNN, images, pixels
 
 from benchmark.attacks.cw import CarliniWagner, Constants, linearised
-from benchmark.losses import margin
-from benchmark.norms import distance
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import distance
+from benchmark.attacks.view import attack_view
 from benchmark.seeding import generator
-from benchmark.view import attack_view
 
 
 def attack(defense, cw, x, y):

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark import datasets, downloads
 from benchmark.datasets import (
     CIFAR10,
     DIGITS,
@@ -31,7 +30,9 @@ from benchmark.datasets import (
     DatasetSource,
     ImageDataset,
     balanced_order,
+    downloads,
 )
+from benchmark.datasets import source as datasets_source
 from benchmark.errors import UsageError
 
 TINY = DatasetInfo("toy", (1, 4, 6), 3, ("a", "b", "c"), augment=False)
@@ -625,4 +626,4 @@ def test_every_registered_dataset_is_described() -> None:
         info = source.info
         assert len(set(info.class_names)) == info.n_classes
         assert info.augment == (info.shape[0] == 3)
-        assert getattr(datasets, info.name.upper()) is source
+        assert getattr(datasets_source, info.name.upper()) is source

@@ -8,16 +8,16 @@ from torch import nn
 from toys import images
 
 from baselines.defense_gan import DefenseGAN
-from benchmark.attacks.latent import LatentCarliniWagner
+from benchmark.attacks.latent_cw import LatentCarliniWagner
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD
+from benchmark.attacks.view import attack_view
 from benchmark.datasets import CIFAR10, DIGITS, FASHION_MNIST, MNIST, STL10, TINY_IMAGENET
 from benchmark.errors import PluginError, UsageError
-from benchmark.norms import distance
 from benchmark.progress import Progress
 from benchmark.registry import ATTACKS, DEFENSES
 from benchmark.seeding import generator, seeded
 from benchmark.training import TrainingSettings
-from benchmark.view import attack_view
 
 INFOS = [s.info for s in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, STL10, TINY_IMAGENET)]
 SHORT = TrainingSettings(epochs=2, batch_size=20, holdout=10, adversary_steps=1)

@@ -8,8 +8,9 @@ from toys import images
 
 from baselines.madry import Madry
 from baselines.undefended import Undefended
+from benchmark.attacks.losses import margin
 from benchmark.attacks.pgd import PGD
-from benchmark.codes import distance_from_prior
+from benchmark.attacks.view import attack_view, clamps_input
 from benchmark.datasets import (
     CIFAR10,
     DIGITS,
@@ -20,14 +21,13 @@ from benchmark.datasets import (
     DatasetInfo,
 )
 from benchmark.errors import UsageError
-from benchmark.losses import margin
-from benchmark.plan import load_defense
+from benchmark.models.embedding_distance import distance_from_prior
+from benchmark.models.loader import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.seeding import generator, seeded
 from benchmark.testing.common import tiny_dataset
 from benchmark.training import TrainingSettings
-from benchmark.view import attack_view, clamps_input
 from defenses.e_cla import EncoderClassifier
 from defenses.ot_classifier import OTClassifier, OTClassifierAdv
 

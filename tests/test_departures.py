@@ -11,7 +11,7 @@ from toys import SmallCNN, dataset, images
 
 from baselines.rse import RSE
 from benchmark.attacks import pgd
-from benchmark.plan import plan
+from benchmark.execution.plan import plan
 from benchmark.progress import Progress
 from benchmark.registry import DATASETS
 from benchmark.training import TrainingSettings, adversarial_examples, train

@@ -10,13 +10,12 @@ from margins import lead
 from test_pgd import best_linear
 from toys import Function, Linear, SmallCNN, images
 
-from benchmark import precision
-from benchmark.attacks import descent
+from benchmark.attacks import eps_descent, precision
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import FGSM, PGD, PGDL2
-from benchmark.judge import slack
-from benchmark.norms import distance
+from benchmark.attacks.view import attack_view
+from benchmark.config.threat import slack
 from benchmark.seeding import generator
-from benchmark.view import attack_view
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +150,12 @@ def test_the_last_step_of_a_run_is_the_shortest():
     climbed = [float(b - a) for a, b in pairwise(seen[-41:])]
     assert len(climbed) == 40
     assert climbed[0] == pytest.approx(0.25 * 0.4, rel=1e-4)
-    search = descent.Descent("linf", lambda *_: None, 40, 1, None, True)
+    search = eps_descent.Descent("linf", lambda *_: None, 40, 1, None, True)
     for age in range(1, 41):
         one = search._length(torch.tensor([1.0]), torch.tensor([age]), torch.tensor([True]))
         lengths.append(float(one))
     assert lengths == sorted(lengths, reverse=True)
-    assert lengths[-1] == pytest.approx(descent.LAST, abs=2e-3)
+    assert lengths[-1] == pytest.approx(eps_descent.LAST, abs=2e-3)
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
@@ -360,7 +359,7 @@ def test_a_convolution_may_differ_in_the_last_bits_only():
 @pytest.mark.parametrize("stride", [2, 8])
 def test_looking_less_often_changes_nothing_but_the_count(pgd, stride, monkeypatch):
     reference, forwards, _ = descend(MODEL, pgd, X, Y, BUDGETS, batch_size=7)
-    monkeypatch.setitem(descent.STRIDE, "cpu", stride)
+    monkeypatch.setitem(eps_descent.STRIDE, "cpu", stride)
     strided, more, _ = descend(MODEL, pgd, X, Y, BUDGETS, batch_size=7)
     assert torch.equal(strided, reference)
     assert ((more >= forwards) & (more < forwards + stride)).all()
@@ -434,7 +433,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(pgd, most, erro
 
 
 def test_memory_may_run_out_in_the_middle(pgd, monkeypatch):
-    monkeypatch.setitem(descent.STRIDE, "cpu", 4)
+    monkeypatch.setitem(eps_descent.STRIDE, "cpu", 4)
     reference, _, _ = descend(MODEL, pgd, X, Y, BUDGETS)
     # The stride in which it happens begins anew, from where the pool stood.
     model = Hungry(6, when=lambda call: call % 5 == 0)

@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmark import runner, spec
-from benchmark.code_points import read_codes
-from benchmark.pictures import read_pictures
-from benchmark.plan import plan
+from benchmark.config import spec
+from benchmark.config.spec import RunSpec
+from benchmark.execution import runner
+from benchmark.execution.plan import plan
 from benchmark.progress import Progress
 from benchmark.results import CELL_KEY, CELLS, SAMPLES, read_run, read_table
-from benchmark.run_folder import RunFolder
-from benchmark.spec import RunSpec
+from benchmark.results.embedding_points import read_codes
+from benchmark.results.pictures import read_pictures
+from benchmark.results.run_folder import RunFolder
 
 PRESET = {
     "description": "every way through a sweep, in a moment",

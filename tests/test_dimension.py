@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import dimension_library, dimension_study
 from benchmark.cli import main
-from benchmark.dimension import (
+from benchmark.dimension import library as dimension_library
+from benchmark.dimension import measure as dimension_measure
+from benchmark.dimension.estimator import (
     AVERAGES,
     SCALINGS,
     averaged,
@@ -22,8 +23,8 @@ from benchmark.dimension import (
     nearest,
     scale,
 )
-from benchmark.dimension_library import library_estimates
-from benchmark.dimension_study import PUBLISHED
+from benchmark.dimension.library import library_estimates
+from benchmark.dimension.measure import PUBLISHED
 
 K1, K2 = 6, 12
 
@@ -232,7 +233,9 @@ def test_json_is_one_object_and_the_file_holds_it(call, tmp_path) -> None:
 
 def test_the_table_is_for_people(call, monkeypatch) -> None:
     monkeypatch.setattr(
-        dimension_study, "PUBLISHED", {"digits": dimension_study.Published(99, "levina", "none")}
+        dimension_measure,
+        "PUBLISHED",
+        {"digits": dimension_measure.Published(99, "levina", "none")},
     )
     code, out, _ = call(*DIGITS)
     assert code == 0

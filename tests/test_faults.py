@@ -16,12 +16,15 @@ import torch
 from toys import Coded, Scripted, Tiny
 
 import reports.html
-from benchmark import cli, registry, results, runner, spec, studies
+from benchmark import cli, registry
 from benchmark.cli import main
+from benchmark.config import spec, studies
 from benchmark.errors import MachineError, UsageError
-from benchmark.faults import AGAIN, cannot_write, fault_line, open_folder, out_of_memory
-from benchmark.pictures import read_pictures
-from benchmark.results import CELL_KEY, read_run, write_atomic
+from benchmark.execution import runner
+from benchmark.io.atomic import write_atomic
+from benchmark.machine_errors import AGAIN, cannot_write, fault_line, open_folder, out_of_memory
+from benchmark.results import CELL_KEY, read_run, schema
+from benchmark.results.pictures import read_pictures
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -237,7 +240,7 @@ def test_whichever_write_fails_the_same_command_goes_on(
 
 
 def test_the_line_names_what_is_kept(call, tmp_path, monkeypatch, quick_report):
-    put = results.write_tables
+    put = schema.write_tables
     calls = []
 
     def full(path, cells, samples):
@@ -246,7 +249,7 @@ def test_the_line_names_what_is_kept(call, tmp_path, monkeypatch, quick_report):
             raise OSError(errno.ENOSPC, "No space left on device", str(path / "cells.parquet"))
         put(path, cells, samples)
 
-    monkeypatch.setattr("benchmark.run_folder.write_tables", full)
+    monkeypatch.setattr("benchmark.results.run_folder.write_tables", full)
     code, out, err = call(*GRID)
     path = the_run(tmp_path / "runs").relative_to(tmp_path)
     assert (code, out) == (1, "")
@@ -373,7 +376,7 @@ def test_memory_that_runs_out_in_the_harness_is_a_line(call, monkeypatch):
     def exhausted(*args, **options):
         raise MemoryError("Unable to allocate 8.00 PiB for an array")
 
-    monkeypatch.setattr("benchmark.loading.DatasetSource.load", exhausted)
+    monkeypatch.setattr("benchmark.datasets.load.DatasetSource.load", exhausted)
     code, out, err = call(*RUN)
     assert (code, out) == (1, "")
     assert errors(err) == [

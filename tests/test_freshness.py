@@ -14,23 +14,26 @@ from safetensors.torch import save_file
 from torch import nn
 from toys import TOY, SmallCNN
 
-from benchmark import checkpoints, origin, runner, speed
-from benchmark.answers import difference
-from benchmark.audit.command import audit_run
-from benchmark.audit.models import OtherModelError, recall
-from benchmark.checkpoints import private_cache
+from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.cli import main
-from benchmark.crosscheck import check
-from benchmark.crosscheck.check import crosscheck
+from benchmark.cli.audit_run import audit_run
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.crosscheck import measure as crosscheck_measure
+from benchmark.crosscheck.measure import crosscheck
 from benchmark.crosscheck.plan import plan_crosscheck
-from benchmark.defense import Defense
+from benchmark.datasets.load import load_images
 from benchmark.errors import UsageError
-from benchmark.loading import load_images
-from benchmark.opened import changed_file, watching
-from benchmark.origin import alike, start_of, weights_of
+from benchmark.execution import runner
+from benchmark.models.answers import difference
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.results import read_model, read_models, read_run, write_model
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.speed import measure as speed_measure
+from benchmark.training import model_cache, origin
+from benchmark.training.files_read import changed_file, watching
+from benchmark.training.model_cache import private_cache
+from benchmark.training.origin import alike, start_of, weights_of
 
 CODE = """
 import torch
@@ -250,7 +253,7 @@ def test_what_cannot_be_imported_any_more_is_said_and_shown(write, go):
 
 
 def test_code_that_is_edited_while_a_run_goes_on_is_not_taken_for_what_was_trained(write, go):
-    from benchmark.plan import load_defense
+    from benchmark.models.loader import load_defense
 
     write(fit="pass")
     load_defense("mine:Means")
@@ -563,22 +566,22 @@ def test_a_cross_check_of_other_code_or_images_is_computed_again(write, tmp_path
     folder = write("pics", PICTURES.replace("{split}", "train"))
     (folder / "shift.txt").write_text("0")
     write(fit="pass")
-    success, _, _ = check()
+    success, _, _ = crosscheck_measure()
     assert success < 0.5
-    assert check() == (success, True, [])
-    assert check(again=True) == (success, False, [])
+    assert crosscheck_measure() == (success, True, [])
+    assert crosscheck_measure(again=True) == (success, False, [])
     write(**WRONG)
-    wrong, was_there, said = check()
+    wrong, was_there, said = crosscheck_measure()
     assert wrong > 0.8
     assert not was_there
     assert said == ["its code changed since this cross-check was computed: computed again"]
-    assert check() == (wrong, True, [])
+    assert crosscheck_measure() == (wrong, True, [])
     (folder / "shift.txt").write_text("5")
-    _, was_there, said = check()
+    _, was_there, said = crosscheck_measure()
     assert not was_there
     assert said[0].startswith("the images of pics:PICS changed since this cross-check")
     (folder / "shift.txt").unlink()
-    assert check()[1]
+    assert crosscheck_measure()[1]
 
 
 @pytest.mark.parametrize("command", ["run", "crosscheck", "speed"])
@@ -589,13 +592,13 @@ def test_the_option_reaches_every_command(command, monkeypatch):
         pass
 
     def stop(*args, **options):
-        seen.append((checkpoints.cache_dir() != usual, options))
+        seen.append((model_cache.cache_dir() != usual, options))
         raise StopError
 
-    usual = checkpoints.cache_dir()
+    usual = model_cache.cache_dir()
     monkeypatch.setattr(runner, "run", stop)
-    monkeypatch.setattr(check, "crosscheck", stop)
-    monkeypatch.setattr(speed, "measure_speed", stop)
+    monkeypatch.setattr(crosscheck_measure, "crosscheck", stop)
+    monkeypatch.setattr(speed_measure, "measure_speed", stop)
     words = [command, "--dataset", "digits", "--preset", "smoke", "--device", "cpu"]
     words += {"crosscheck": ["--attack", "pgd"], "speed": ["--tasks", "pgd"]}.get(command, [])
     for more in ([], ["--no-cache"]):
@@ -604,7 +607,7 @@ def test_the_option_reaches_every_command(command, monkeypatch):
     assert [private for private, _ in seen] == [False, True]
     name = {"run": "retrain", "crosscheck": "again"}.get(command)
     assert name is None or [options[name] for _, options in seen] == [False, True]
-    assert checkpoints.cache_dir() == usual
+    assert model_cache.cache_dir() == usual
 
 
 # --- state that the cache does not hold

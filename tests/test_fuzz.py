@@ -28,22 +28,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.cli import app, main
+from benchmark.config.presets import preset_names
+from benchmark.config.spec import RunSpec
 from benchmark.crosscheck.results import folder_name
-from benchmark.loading import open_source
+from benchmark.datasets.load import open_source
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
 from benchmark.results import CELLS, make_table, read_run
-from benchmark.run_folder import RunFolder
-from benchmark.spec import RunSpec, preset_names
+from benchmark.results.run_folder import RunFolder
 
 COMMANDS = {
     command.name or command.callback.__name__: command.callback
     for command in app.registered_commands
 }
 STAND_INS = {
-    "run": "benchmark.runner.run",
-    "audit": "benchmark.audit.command.audit_run",
-    "crosscheck": "benchmark.crosscheck.check.crosscheck",
-    "dimension": "benchmark.dimension_study.measure_dimension",
+    "run": "benchmark.execution.runner.run",
+    "audit": "benchmark.cli.audit_run.audit_run",
+    "crosscheck": "benchmark.crosscheck.measure.crosscheck",
+    "dimension": "benchmark.dimension.measure.measure_dimension",
     "speed": "benchmark.speed.measure_speed",
     "report": "reports.html.render",
     "list": "",

@@ -30,9 +30,10 @@ from PIL import Image
 from test_report_speed import measurement
 from toys import Tiny
 
-from benchmark import spec as spec_module
-from benchmark.checkpoints import Checkpoints
-from benchmark.code_points import read_codes
+from benchmark.config import spec as spec_module
+from benchmark.config.presets import preset_for, read_preset
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck.results import (
     SCHEMAS,
     Crosscheck,
@@ -41,9 +42,9 @@ from benchmark.crosscheck.results import (
     write_crosscheck,
 )
 from benchmark.datasets import DatasetSource
+from benchmark.datasets.info import DatasetInfo
 from benchmark.errors import UsageError
-from benchmark.json_files import SEAL
-from benchmark.pictures import read_pictures
+from benchmark.io.json_files import SEAL, write_json
 from benchmark.results import (
     CELLS,
     make_table,
@@ -52,12 +53,12 @@ from benchmark.results import (
     read_samples,
     read_spec,
     read_table,
-    write_json,
 )
-from benchmark.run_folder import RunFolder
-from benchmark.spec import AttackSpec, ThreatModel, preset_for, read_preset
-from benchmark.splits import DatasetInfo
+from benchmark.results.embedding_points import read_codes
+from benchmark.results.pictures import read_pictures
+from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
+from benchmark.training.model_cache import Checkpoints
 from reports.dimension import read_dimension
 from reports.speed import read_speed
 

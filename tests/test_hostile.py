@@ -24,22 +24,17 @@ from PIL import Image
 from safetensors.torch import save
 from toys import SmallCNN
 
-from benchmark import archives, json_files, parquet_files, spec
-from benchmark.checkpoints import Checkpoints
+from benchmark.config import spec
 from benchmark.datasets import DatasetInfo, DatasetSource
+from benchmark.datasets.image_files import decode_image
 from benchmark.errors import UsageError
-from benchmark.files import own_folder, plain_file, safe_name
-from benchmark.image_files import decode_image
-from benchmark.results import (
-    ModelRecord,
-    ResultsError,
-    read_run,
-    read_spec,
-    write_json,
-    write_model,
-)
-from benchmark.run_folder import RunFolder
+from benchmark.io import archives, json_files, parquet_files
+from benchmark.io.json_files import write_json
+from benchmark.io.paths import own_folder, plain_file, safe_name
+from benchmark.results import ModelRecord, ResultsError, read_run, read_spec, write_model
+from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
+from benchmark.training.model_cache import Checkpoints
 from reports.crosscheck import _png
 from reports.html import write_report
 from reports.leftovers import clear_away

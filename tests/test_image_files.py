@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from benchmark.datasets import DatasetInfo, DatasetSource
+from benchmark.datasets.image_files import decode_image
 from benchmark.errors import UsageError
-from benchmark.image_files import decode_image
 
 WIDTH, HEIGHT = 6, 4
 GREY = DatasetInfo("toy", (1, HEIGHT, WIDTH), 2, ("a", "b"), augment=False)

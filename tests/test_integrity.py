@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import SmallCNN, Tiny
 
-from benchmark import downloads, json_files, parquet_files, runner, sums
-from benchmark.checkpoints import Checkpoints
-from benchmark.datasets import DatasetInfo, DatasetSource
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.datasets import DatasetInfo, DatasetSource, checksums, downloads
 from benchmark.errors import UsageError
+from benchmark.execution import runner
+from benchmark.io import json_files, parquet_files
+from benchmark.io.json_files import write_json
 from benchmark.progress import Progress
 from benchmark.results import (
     CELLS,
@@ -32,11 +35,10 @@ from benchmark.results import (
     read_run,
     read_spec,
     read_table,
-    write_json,
 )
-from benchmark.run_folder import RunFolder
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
+from benchmark.training.model_cache import Checkpoints
 
 LOG = TrainingLog([{"epoch": 1, "loss": 0.5}], 1.5)
 
@@ -431,7 +433,7 @@ def test_unpacked_files_of_mnist_are_held_against_their_list(tmp_path, caplog, m
     file.write_bytes(b"cut")
     downloads._unpack_damaged(tmp_path, {"images.gz": md5})
     assert file.read_bytes() == data
-    sums.write_list(tmp_path, [file])
+    checksums.write_list(tmp_path, [file])
     file.write_bytes(data[:-1])
     downloads._unpack_damaged(tmp_path, {"images.gz": md5})
     assert file.read_bytes() == data

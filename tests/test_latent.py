@@ -4,12 +4,12 @@ import pytest
 import torch
 from toys import TOY, images
 
-from benchmark.attacks.latent import LatentCarliniWagner
-from benchmark.defense import Defense
-from benchmark.losses import margin
-from benchmark.norms import distance
+from benchmark.attacks.latent_cw import LatentCarliniWagner
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import distance
+from benchmark.attacks.view import attack_view
+from benchmark.models.defense import Defense
 from benchmark.seeding import generator
-from benchmark.view import attack_view
 
 E = torch.tensor([[0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5]])
 """Two orthonormal images of four pixels: what the generator adds to grey."""
@@ -110,7 +110,7 @@ def test_inversion_in_parts_counts_the_same_and_finds_the_same(monkeypatch):
     cw = LatentCarliniWagner(inversion_restarts=2, inversion_steps=200, steps=50)
     x, y = images(5, (1, 2, 2), seed=3), torch.zeros(5).long()
     together = attack(Plane(), cw, x, y)
-    monkeypatch.setattr("benchmark.attacks.latent.CHUNK", 4)  # two images at a time
+    monkeypatch.setattr("benchmark.attacks.latent_cw.CHUNK", 4)  # two images at a time
     parts = attack(Plane(), cw, x, y)
     assert torch.equal(parts[1], together[1])
     assert torch.equal(parts[2], together[2])

@@ -9,26 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import QUICK
 
-from benchmark.attacks.art import LIBRARY as ART
-from benchmark.attacks.foolbox import LIBRARY as FOOLBOX
-from benchmark.attacks.torchattacks import LIBRARY as TORCHATTACKS
-from benchmark.audit.tables import read_audit
-from benchmark.crosscheck.check import crosscheck
+from benchmark.attacks.peers.art import LIBRARY as ART
+from benchmark.attacks.peers.foolbox import LIBRARY as FOOLBOX
+from benchmark.attacks.peers.torchattacks import LIBRARY as TORCHATTACKS
+from benchmark.config.spec import DefenseSpec
+from benchmark.crosscheck.measure import crosscheck
 from benchmark.crosscheck.plan import plan_crosscheck
 from benchmark.datasets import DatasetSource
-from benchmark.defense import Defense
-from benchmark.guard import check_answers
-from benchmark.layout import CONTIGUOUS, in_layout, is_layout_error
-from benchmark.plan import plan
+from benchmark.datasets.info import DatasetInfo, RawSplit
+from benchmark.execution.plan import plan
+from benchmark.execution.runner import run
+from benchmark.hashing import derive_seed
+from benchmark.models.contract import check_answers
+from benchmark.models.defense import Defense
+from benchmark.models.memory_layout import CONTIGUOUS, in_layout, is_layout_error
 from benchmark.progress import Progress
-from benchmark.runner import run
+from benchmark.results.audit_tables import read_audit
 from benchmark.seeding import seeded
-from benchmark.spec import DefenseSpec, derive_seed
-from benchmark.splits import DatasetInfo, RawSplit
 from benchmark.testing import check_defense
 from benchmark.testing.common import COLOUR, tiny_dataset
-from benchmark.trained import trained, untrained
 from benchmark.training import TrainingLog, train
+from benchmark.training.fit import trained, untrained
 
 INFO = DatasetInfo("own", (3, 12, 12), 3, ("a", "b", "c"), augment=False)
 

@@ -7,12 +7,12 @@ import torch
 from toys import TOY
 
 from benchmark.datasets import DatasetSource, ImageDataset
+from benchmark.datasets.info import DatasetInfo, RawSplit
+from benchmark.datasets.load import load_images, say_classes
 from benchmark.errors import UsageError
-from benchmark.loading import load_images, say_classes
-from benchmark.plan import plan
+from benchmark.execution.plan import plan
+from benchmark.execution.runner import run
 from benchmark.progress import Progress
-from benchmark.runner import run
-from benchmark.splits import DatasetInfo, RawSplit
 from benchmark.testing.common import tiny_dataset
 
 

@@ -17,12 +17,12 @@ import pytest
 from filelock import FileLock, Timeout
 from processes import FORKING, PATIENCE, ended, said, start, wait_for
 
-from benchmark.checkpoints import Checkpoints
 from benchmark.datasets import DIGITS, DatasetSource
-from benchmark.locks import held
+from benchmark.datasets.info import RawSplit
+from benchmark.io.locks import held
 from benchmark.progress import Progress
 from benchmark.results import read_run
-from benchmark.splits import RawSplit
+from benchmark.training.model_cache import Checkpoints
 
 
 class Listening(Progress):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmark.losses import LOSSES, cross_entropy, dlr, margin
+from benchmark.attacks.losses import LOSSES, cross_entropy, dlr, margin
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, 0.0], [0.0, 2.0, 1.0, 5.0]])
 Y = torch.tensor([0, 1])

@@ -5,12 +5,12 @@ import torch
 from maskings import PURIFIERS, between, make_bench, subject_of
 from test_descent import descend, levels
 
-from benchmark import precision
+from benchmark.attacks import precision
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.outcomes import rises_with_eps
-from benchmark.audit.subject import Curve
+from benchmark.attacks.view import attack_view
+from benchmark.audit.case import Curve
+from benchmark.audit.checks.outcomes import rises_with_eps
 from benchmark.seeding import generator
-from benchmark.view import attack_view
 
 N = 24
 GRID = [0.05, 0.1, 0.2, 0.4]
@@ -65,7 +65,7 @@ def test_a_purifier_does_not_mislead_the_search(name, eps, bench):
 def test_the_walk_costs_an_honest_model_little(bench, monkeypatch):
     x, y = right(bench.bare, bench)
     found, passes = default(bench.bare, x, y)
-    monkeypatch.setattr("benchmark.attacks.descent.WALK", 0)
+    monkeypatch.setattr("benchmark.attacks.eps_descent.WALK", 0)
     without, before = default(bench.bare, x, y)
     assert passes <= 1.15 * before
     assert (found <= without + 0.05).all()

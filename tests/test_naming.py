@@ -6,17 +6,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark import runner
+from benchmark.config.spec import RunSpec
 from benchmark.crosscheck.plan import plan_crosscheck
 from benchmark.errors import UsageError
-from benchmark.naming import canonical
-from benchmark.plan import attack_name, plan
+from benchmark.execution import runner
+from benchmark.execution.plan import attack_name, plan
+from benchmark.execution.unused_options import remarks
+from benchmark.plugins.names import canonical
 from benchmark.progress import Progress
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES
-from benchmark.remarks import remarks
 from benchmark.results import SAMPLES, read_table
-from benchmark.spec import RunSpec
-from benchmark.speed_tasks import SpeedSettings, plan_speed
+from benchmark.speed.plan import SpeedSettings, plan_speed
 
 DEFENSE = """
 from dataclasses import dataclass
@@ -196,10 +196,10 @@ def test_a_member_of_a_study_of_a_registered_class(
     package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package.register(defenses="soft = mine_pkg:Mine")
-    from benchmark.studies import Study
+    from benchmark.config.studies import Study
 
     study = Study("scale", ("soft",), "scale", (0.5,), {"attacks": ["pgd"]})
-    monkeypatch.setattr("benchmark.plan.find_study", lambda *_: study)
+    monkeypatch.setattr("benchmark.execution.plan.find_study", lambda *_: study)
     (member,) = planned(study="scale").defenses
     assert (member.name, member.type) == ("soft[scale=0.5]", "soft")
     assert member.seed_name == "mine_pkg.inside:Mine[scale=0.5]"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import images
 
-from benchmark.norms import (
+from benchmark.attacks.norms import (
     distance,
     per_sample,
     project,

@@ -16,33 +16,26 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import Linear, Scripted, dataset, pixels
 
-from benchmark import runner
+from benchmark.attacks.peers.torchattacks import LIBRARY as TORCHATTACKS
 from benchmark.attacks.pgd import PGD
-from benchmark.attacks.torchattacks import LIBRARY as TORCHATTACKS
-from benchmark.budgets import check_reach, check_step, parse_budget, parse_eps
 from benchmark.cli import main
+from benchmark.config.eps import check_reach, check_step, parse_budget, parse_eps
+from benchmark.config.presets import preset_for, preset_names, read_preset, resolve_attack
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck.results import optimality, quantiles
 from benchmark.datasets import DatasetInfo, DatasetSource, RawSplit
+from benchmark.datasets.duplicates import EXPLAINED, count_repeats, repeats_sentence
+from benchmark.datasets.load import load_images, open_source
 from benchmark.errors import UsageError
-from benchmark.loading import load_images, open_source
-from benchmark.plan import plan
+from benchmark.evaluation.sweep import sweep
+from benchmark.execution import runner
+from benchmark.execution.plan import plan
+from benchmark.execution.unused_options import remarks
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
-from benchmark.remarks import remarks
-from benchmark.repeats import EXPLAINED, count_repeats, repeats_sentence
 from benchmark.results import CELLS, ResultsError, make_table, read_run, validate
-from benchmark.spec import (
-    AttackSpec,
-    DefenseSpec,
-    RunSpec,
-    ThreatModel,
-    preset_for,
-    preset_names,
-    read_preset,
-    resolve_attack,
-)
 from benchmark.stats import paired_randomization, wilson_interval
-from benchmark.sweep import sweep
 from benchmark.training import TrainingSettings
 from reports import trust
 from reports.html import _contexts, _shown
@@ -413,7 +406,7 @@ def test_repeats_are_said_and_kept_with_the_run(tmp_path, monkeypatch):
         return RawSplit(np.arange(len(own)) % 2, lambda rows: own[rows], "embedded")
 
     toy = DatasetSource(INFO, embedded=embedded)
-    monkeypatch.setattr("benchmark.loading.open_source", lambda name: toy)
+    monkeypatch.setattr("benchmark.datasets.load.open_source", lambda name: toy)
     monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path / "cache"))
     spec = RunSpec(
         dataset="toy",

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from benchmark.cli import app
-from benchmark.plan import plan
+from benchmark.execution.plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
@@ -23,7 +23,7 @@ COMMANDS = {
 
 # Modules that serve one command; what others say, `run` says too, under its own options.
 OF = {
-    "benchmark/audit/command.py": "audit",
+    "benchmark/cli/audit_run.py": "audit",
     "benchmark/crosscheck/": "crosscheck",
     "benchmark/dimension": "dimension",
     "benchmark/speed": "speed",
@@ -40,8 +40,8 @@ ELSEWHERE = {
     ("benchmark/speed.py", "--n-test"),
     ("benchmark/crosscheck/plan.py", "--n-test"),
     ("benchmark/crosscheck/plan.py", "--seeds"),
-    ("benchmark/audit/command.py", "--n-test"),
-    ("benchmark/audit/command.py", "--n-train"),
+    ("benchmark/cli/audit_run.py", "--n-test"),
+    ("benchmark/cli/audit_run.py", "--n-train"),
 }
 
 
@@ -197,7 +197,7 @@ def test_an_audit_of_a_run_that_this_machine_cannot_have_made(
 
 def test_fewer_training_images_may_be_asked_for_in_every_command_that_trains() -> None:
     from benchmark.crosscheck.plan import plan_crosscheck
-    from benchmark.speed_tasks import SpeedSettings, plan_speed
+    from benchmark.speed.plan import SpeedSettings, plan_speed
 
     whole = plan(dataset="digits", preset="smoke", device="cpu").n_train
     asked = {"dataset": "digits", "preset": "smoke", "device": "cpu", "libraries": ("inhouse",)}

@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from benchmark.audit.command import audit_run
-from benchmark.audit.tables import read_audit
-from benchmark.plan import plan
+from benchmark.cli.audit_run import audit_run
+from benchmark.execution.plan import plan
+from benchmark.execution.runner import run
 from benchmark.progress import Progress
 from benchmark.results import read_run
-from benchmark.runner import run
+from benchmark.results.audit_tables import read_audit
 from benchmark.seeding import UNREPEATABLE
 
 OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 400, "n_test": 30}
@@ -54,8 +54,8 @@ def test_the_same_run_twice_gives_the_same_numbers(tmp_path):
 
 
 def test_the_audit_in_full_gives_the_same_numbers_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmark.audit.harder.FACTOR", 0.1)
-    monkeypatch.setattr("benchmark.audit.harder.LEVELS", 1)
+    monkeypatch.setattr("benchmark.audit.full.FACTOR", 0.1)
+    monkeypatch.setattr("benchmark.audit.full.LEVELS", 1)
     found = []
     for name in ("one", "other"):
         path, _ = start("OwnNoise", tmp_path / name, attacks=("pgd",), eps=(0.0, 0.1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import restart
+from benchmark.plugins import restart
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from fake_runs import fake_codes, fake_run, fake_spec
 
+from benchmark.config.spec import AttackSpec, DefenseSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.results import ResultsError, read_run
-from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
 from benchmark.stats import wilson_interval
 from reports import code_map
 from reports import published as paper
@@ -317,7 +318,7 @@ def test_figure_5_is_the_code_map(tmp_path):
 def test_the_code_map_is_drawn(tmp_path):
     run = exact(tmp_path, spec(("ot-cla",)))
     fake_codes(run.path, n=40)
-    from benchmark.code_points import read_codes
+    from benchmark.results.embedding_points import read_codes
 
     points = read_codes(run.path)
     picture = code_maps(points)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from fake_runs import fake_codes, fake_run, fake_spec
 
+from benchmark.config.spec import AttackSpec, DefenseSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.results import read_run
-from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
 from reports import paper_figures as drawn
 from reports.paper import paper_tables
 from reports.paper_figures import FAIR_NAME, paper_figures

@@ -11,9 +11,10 @@ import pytest
 from fake_audit import verdict
 from fake_runs import fake_codes, fake_run, fake_spec
 
-from benchmark.audit.tables import VERDICTS, put_verdicts
+from benchmark.config.spec import AttackSpec, DefenseSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.results import make_table, read_run
-from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
+from benchmark.results.audit_tables import VERDICTS, put_verdicts
 from benchmark.stats import wilson_interval
 from reports.dimension import read_dimension
 from reports.html import write_report

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Function, Linear, Noisy, SmallCNN, images, pixels
 
+from benchmark.attacks.losses import cross_entropy, margin
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD, PGDL2
-from benchmark.losses import cross_entropy, margin
-from benchmark.norms import distance
+from benchmark.attacks.view import attack_view
 from benchmark.seeding import generator
-from benchmark.view import attack_view
 
 NORMS = {"linf": PGD, "l2": PGDL2}
 

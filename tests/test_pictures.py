@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmark.pictures import (
+from benchmark.results import ResultsError, write_table
+from benchmark.results.pictures import (
     FILE,
     PICTURES,
     decoded,
@@ -18,7 +19,6 @@ from benchmark.pictures import (
     put_pictures,
     read_pictures,
 )
-from benchmark.results import ResultsError, write_table
 
 SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(1, 5), st.integers(1, 5))
 PAIRS = SHAPES.flatmap(

@@ -5,11 +5,10 @@ import torch
 from test_descent import NORMS, X, Y, _per_sample_model, descend, levels
 from toys import Function, SmallCNN, images
 
-from benchmark import precision
-from benchmark.attacks import descent
-from benchmark.losses import cross_entropy, margin
-from benchmark.precision import fast_bfloat16, search_dtype
-from benchmark.view import attack_view
+from benchmark.attacks import eps_descent, precision
+from benchmark.attacks.losses import cross_entropy, margin
+from benchmark.attacks.precision import fast_bfloat16, search_dtype
+from benchmark.attacks.view import attack_view
 
 GRID = [0.02 * i for i in range(1, 9)]
 
@@ -97,7 +96,7 @@ def test_what_fools_in_bfloat16_alone_counts_for_nothing(norm, monkeypatch):
     model, x = Function(logits), images(12)
     y = torch.zeros(len(x), dtype=torch.int64)
     assert dtype_of(model, x, y) == torch.float32
-    monkeypatch.setattr(descent, "search_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(eps_descent, "search_dtype", lambda *_: torch.bfloat16)
     x_adv, forwards, backwards = descend(model, NORMS[norm](steps=12), x, y, GRID)
     assert (levels(model, x_adv, x, y, GRID, norm) == len(GRID)).all()
     # Every claim was looked at in float32, and each sample paid the walk and a whole run. Of the
@@ -114,7 +113,7 @@ def test_who_stands_was_looked_at_in_float32(monkeypatch):
         lead = score - (10 if coarse() else 0.02)
         return torch.stack([torch.zeros_like(lead), lead], 1)
 
-    monkeypatch.setattr(descent, "search_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(eps_descent, "search_dtype", lambda *_: torch.bfloat16)
     model, x = Function(logits), torch.full((5, 1, 8, 8), 0.5)
     y = torch.zeros(len(x), dtype=torch.int64)
     x_adv, _, _ = descend(model, NORMS["linf"](steps=12), x, y, [0.05, 0.1])

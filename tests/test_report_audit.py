@@ -10,8 +10,8 @@ from fake_audit import audit_sample, fake_audit, finding, put_audit, transfer, v
 from fake_runs import fake_run, fake_spec
 from pages import Page
 
-from benchmark.audit.tables import AuditTables, read_audit
 from benchmark.results import SAMPLES, ModelRecord, make_table
+from benchmark.results.audit_tables import AuditTables, read_audit
 from reports import accuracy, audit, tables, worst_case
 from reports.audit import NOT_MEASURED
 from reports.explanations import FOLDERS, explanation, paragraphs, plain_text

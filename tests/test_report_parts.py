@@ -10,8 +10,8 @@ from fake_runs import fake_run, fake_spec
 from matplotlib.axes import Axes
 from pages import Page
 
+from benchmark.config.spec import DefenseSpec
 from benchmark.results import read_run
-from benchmark.spec import DefenseSpec
 from reports import figures, tables
 from reports.html import write_report
 from reports.models import words

@@ -12,18 +12,12 @@ import pytest
 from fake_runs import fake_codes, fake_large_run, fake_run, fake_spec
 from pages import Page
 
-from benchmark.numbering import count_distinct, number_groups, repeated
-from benchmark.plan import plan
-from benchmark.results import (
-    CELL_KEY,
-    SAMPLES,
-    ResultsError,
-    read_run,
-    read_samples,
-    read_table,
-    write_json,
-)
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.execution.plan import plan
+from benchmark.io.json_files import write_json
+from benchmark.results import CELL_KEY, SAMPLES, ResultsError, read_run, read_samples, read_table
+from benchmark.results.row_keys import count_distinct, number_groups, repeated
 from reports.html import write_report
 from reports.protocol import deviations
 
@@ -289,10 +283,10 @@ def test_numbers_too_wide_keep_their_width(run_dir):
 
 @pytest.mark.parametrize("block", [3, 1 << 20])
 def test_rows_are_numbered_as_pandas_numbers_them(run_dir, monkeypatch, block):
-    monkeypatch.setattr("benchmark.numbering._BLOCK", block)
+    monkeypatch.setattr("benchmark.results.row_keys._BLOCK", block)
     samples = read_run(run_dir).samples.sample(200, random_state=0)
     for most in (2**62, 50):  # the second renumbers at every column
-        monkeypatch.setattr("benchmark.numbering._MOST", most)
+        monkeypatch.setattr("benchmark.results.row_keys._MOST", most)
         numbers, keys = number_groups(samples, CELL_KEY)
         grouped = samples.groupby(CELL_KEY, sort=False, observed=True)
         assert numbers.tolist() == grouped.ngroup().tolist()

@@ -14,7 +14,8 @@ from fake_runs import DEFENSES, LINF, fake_codes, fake_run, fake_spec
 from pages import Page
 
 from benchmark.errors import UsageError
-from benchmark.results import ResultsError, read_run, write_json
+from benchmark.io.json_files import write_json
+from benchmark.results import ResultsError, read_run
 from benchmark.stats import wilson_interval
 from reports import figures, tables
 from reports.html import write_report

@@ -10,16 +10,18 @@ from toys import Function
 from typer.testing import CliRunner
 
 from benchmark import cli
-from benchmark.attack_names import parse_named
-from benchmark.audit.harder import FullAudit, _Seed
+from benchmark.attacks.loader import attack_class, load_attack
+from benchmark.audit.case import Finding, Subject
+from benchmark.audit.full import FullAudit, _Seed
 from benchmark.audit.rerun import COMMAND, command_for, setting_of, words_of
-from benchmark.audit.stronger import Effort, Struck, plan_strikes
-from benchmark.audit.subject import Finding, Subject
+from benchmark.audit.stronger_attacks import Effort, Struck, plan_strikes
 from benchmark.audit.verdict import Rung, Verdict
+from benchmark.config.attack_syntax import parse_named
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
-from benchmark.plan import attack_class, load_attack, plan
+from benchmark.execution.plan import plan
 from benchmark.progress import Progress
-from benchmark.spec import AttackSpec, ThreatModel
 
 OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 150, "n_test": 30}
 RUN = plan(**OPTIONS, defenses=("undefended", "rse"), attacks=("pgd",), eps=(0.0, 0.1), seeds=(3,))
@@ -42,7 +44,7 @@ def planned(command, monkeypatch):
         seen.append(spec)
         raise UsageError("enough")
 
-    monkeypatch.setattr("benchmark.runner.run", stop)
+    monkeypatch.setattr("benchmark.execution.runner.run", stop)
     assert command.startswith(f"{COMMAND} ")
     words = shlex.split(command.removeprefix("python -m benchmark "))
     CliRunner().invoke(cli.app, [*words, "--device", "cpu"])
@@ -82,7 +84,7 @@ def test_the_command_gives_a_run_the_same_attack(wanted, monkeypatch):
     "one",
     [
         struck(attack("pgd", steps=10), stand_in=True),
-        struck(attack("benchmark.audit.estimates:EvolutionStrategies", steps=10)),
+        struck(attack("benchmark.audit.estimated_gradient:EvolutionStrategies", steps=10)),
         struck(attack("latent-cw", norm="l2")),
     ],
     ids=["stand-in", "by module", "no class name"],

@@ -14,6 +14,8 @@ from fake_runs import fake_run, fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.io.atomic import write_atomic
+from benchmark.io.json_files import write_json
 from benchmark.results import (
     CELLS,
     SAMPLES,
@@ -26,14 +28,12 @@ from benchmark.results import (
     read_run,
     read_samples,
     read_table,
-    superseded,
     validate,
-    write_atomic,
-    write_json,
     write_model,
     write_table,
     write_tables,
 )
+from benchmark.results.tables import superseded
 
 KEY = {
     "dataset": "mnist",

@@ -11,15 +11,15 @@ import torch
 from toys import QUICK, Tiny
 
 from baselines.undefended import Undefended
-from benchmark import trained, training_state
+from benchmark.config.spec import DefenseSpec
 from benchmark.datasets import DIGITS
-from benchmark.plan import load_defense
+from benchmark.models.loader import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.seeding import generator, seeded
-from benchmark.spec import DefenseSpec
-from benchmark.training import TrainingSettings, train
-from benchmark.training_state import Phase, keeping, once
+from benchmark.training import TrainingSettings, resume, train
+from benchmark.training import fit as training_fit
+from benchmark.training.resume import Phase, keeping, once
 
 SHORT = TrainingSettings(
     epochs=3, batch_size=20, adversary_steps=1, adversary_eps=0.1, halve_every=2
@@ -43,7 +43,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def every_epoch_is_kept(monkeypatch):
-    monkeypatch.setattr(training_state, "SHARE", math.inf)
+    monkeypatch.setattr(resume, "SHARE", math.inf)
 
 
 class Watched(Progress):
@@ -277,13 +277,13 @@ def test_a_phase_that_starts_anew_takes_those_after_it_along(tmp_path):
 def test_writing_takes_at_most_a_twentieth_of_the_time(tmp_path, monkeypatch):
     monkeypatch.undo()
     now, written = [100.0], []
-    monkeypatch.setattr(training_state.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(resume.time, "perf_counter", lambda: now[0])
 
     def write(path, data):
         now[0] += 1.0  # a slow disk
         written.append(now[0])
 
-    monkeypatch.setattr(training_state, "write_atomic", write)
+    monkeypatch.setattr(resume, "write_atomic", write)
     with keeping(tmp_path / "key", "it", Progress()):
         phase = Phase([], (), epochs=100, device=torch.device("cpu"))
         phase.restore()
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(training_state, "write_atomic", full)
+    monkeypatch.setattr(resume, "write_atomic", full)
     watched = Watched()
     assert same(small("undefended"), small("undefended", tmp_path, watched))
     (line,) = watched.said
@@ -335,7 +335,7 @@ def train_one(tmp_path, monkeypatch):
     def go(progress, cls="undefended"):
         params = {"training": vars(SHORT), "width": 0.06} if cls == "undefended" else {}
         spec = DefenseSpec(cls, params)
-        return trained.trained(spec, *data, seed=0, progress=progress)
+        return training_fit.trained(spec, *data, seed=0, progress=progress)
 
     return go
 
@@ -365,7 +365,7 @@ def test_the_states_stay_where_the_model_cannot_be_saved(train_one, tmp_path, mo
     def full(self, key, defense, log, origin):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trained.Checkpoints, "save", full)
+    monkeypatch.setattr(training_fit.Checkpoints, "save", full)
     train_one(Watched())
     watched = Watched(most=0.5)  # not one batch more
     train_one(watched)

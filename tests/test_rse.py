@@ -9,15 +9,17 @@ from toys import images
 from baselines.rse import RSE, Noise
 from baselines.undefended import Undefended
 from benchmark.attacks.pgd import PGD
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.datasets import CIFAR10, DIGITS, MNIST, STL10, TINY_IMAGENET
 from benchmark.errors import UsageError
-from benchmark.layers import Normalize
+from benchmark.evaluation.sweep import sweep
+from benchmark.hashing import derive_seed
+from benchmark.models.architectures import Normalize
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.seeding import seeded
-from benchmark.spec import AttackSpec, ThreatModel, derive_seed
 from benchmark.stats import wilson_interval
-from benchmark.sweep import sweep
 from benchmark.testing import COLOUR, GREY, check_defense
 from benchmark.training import TrainingSettings
 

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark import code_map, runner
-from benchmark.code_points import read_codes
+from benchmark.config.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.evaluation import embedding_map
+from benchmark.execution import runner
 from benchmark.progress import Progress
-from benchmark.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results.embedding_points import read_codes
 
 PGD = AttackSpec("pgd", ThreatModel("linf", (0.1,)), 30, params={"steps": 2})
 MAPPED = RunSpec(
@@ -46,7 +48,7 @@ def test_a_code_map_that_fails_costs_no_cell_and_is_tried_again(go, monkeypatch)
         raise RuntimeError("no plane")
 
     with monkeypatch.context() as patch:
-        patch.setattr(code_map, "place", broken)
+        patch.setattr(embedding_map, "place", broken)
         result = go()
     assert result.n_failed == 0
     assert read_codes(result.path).empty

@@ -11,13 +11,15 @@ import pytest
 import torch
 from toys import Broken, Scripted, Tiny
 
-from benchmark import runner
 from benchmark.attacks.pgd import PGD
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
-from benchmark.pictures import PICTURED, decoded, pictured_eps, read_pictures
+from benchmark.execution import runner
+from benchmark.io.json_files import write_json
 from benchmark.progress import Progress
-from benchmark.results import CELL_KEY, SAMPLES, read_run, write_json
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results import CELL_KEY, SAMPLES, read_run
+from benchmark.results.pictures import PICTURED, decoded, pictured_eps, read_pictures
 
 EPS = (0.0, 0.02, 0.3)
 DEFENSES = (DefenseSpec("toys:Tiny"), DefenseSpec("toys:Coded"))

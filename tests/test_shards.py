@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmark.datasets import DatasetInfo, DatasetSource
+from benchmark.datasets.info import SplitName
+from benchmark.datasets.shards import check_shards
 from benchmark.errors import UsageError
-from benchmark.shards import check_shards
-from benchmark.splits import SplitName
 
 TOY = DatasetSource(DatasetInfo("toy", (1, 4, 6), 3, ("a", "b", "c"), augment=False))
 

@@ -9,21 +9,13 @@ from fake_runs import fake_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import spec as spec_module
-from benchmark.budgets import parse_eps
+from benchmark.config import spec as spec_module
+from benchmark.config.eps import parse_eps
+from benchmark.config.presets import preset_for, read_preset, resolve_attack
+from benchmark.config.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
-from benchmark.spec import (
-    AttackSpec,
-    CodeMapSpec,
-    DefenseSpec,
-    RunSpec,
-    ThreatModel,
-    derive_seed,
-    digest,
-    preset_for,
-    read_preset,
-    resolve_attack,
-)
+from benchmark.hashing import derive_seed, digest
 
 SPEC = fake_spec()
 

@@ -9,13 +9,14 @@ import torch
 from speed_toys import planned, task_of, use_toys
 from toys import Function, Linear, Nearest, dataset, images, pixels
 
-from benchmark import speed
 from benchmark.attacks.pgd import PGD
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.evaluation.sweep import sweep
 from benchmark.progress import Progress
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.speed import Runs, Stopwatch, excess_points, measure, median_distance, rows
-from benchmark.speed_tasks import EXACT, Contestant
-from benchmark.sweep import sweep
+from benchmark.speed import measure as speed_measure
+from benchmark.speed.measure import Runs, Stopwatch, excess_points, measure, median_distance, rows
+from benchmark.speed.plan import EXACT, Contestant
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_medians_not_means_and_ratios_to_ours(toys) -> None:
     plan = planned(libraries=("inhouse", "toy"), repeats=3)
     task = replace(toy_task(plan, 0.15), contestants=toy_task(plan, 0.15).contestants[::2])
     assert [one.name for one in task.contestants] == ["inhouse", "toy"]
-    passes = [[9.0, *[0.5] * (speed.FLOOR_PASSES - 1)]] * 4  # a batch that was disturbed
+    passes = [[9.0, *[0.5] * (speed_measure.FLOOR_PASSES - 1)]] * 4  # a batch that was disturbed
     turns = [[1.0, 2.0], [1.0, 30.0], [7.0, 4.0]]
-    durations = [*([1e9] * speed.FLOOR_PASSES)]  # the first floor only warms up
+    durations = [*([1e9] * speed_measure.FLOOR_PASSES)]  # the first floor only warms up
     for taken, turn in zip(passes, [*turns, []], strict=True):
         durations += taken + turn
     readings = iter([value for d in durations for value in (0.0, d)])
@@ -83,15 +84,15 @@ def test_medians_not_means_and_ratios_to_ours(toys) -> None:
 def test_libraries_take_turns_and_the_floor_is_between(toys, monkeypatch) -> None:
     plan = planned(libraries=("inhouse", "toy", "half"), repeats=2)
     log = []
-    found = speed._sweep
+    found = speed_measure._sweep
 
     def sweeping(contestant, *args, **settings):
         log.append(("warm " if settings else "") + contestant.name)
         return found(contestant, *args, **settings)
 
     floor = lambda *_: log.append("floor") or 1.0  # noqa: E731
-    monkeypatch.setattr(speed, "_sweep", sweeping)
-    monkeypatch.setattr(speed, "bare_pass_seconds", floor)
+    monkeypatch.setattr(speed_measure, "_sweep", sweeping)
+    monkeypatch.setattr(speed_measure, "bare_pass_seconds", floor)
     run(plan, toy_task(plan, 0.15), count().__next__)
     names = ["inhouse", EXACT, "toy", "half"]
     turn = ["floor", *names]
@@ -100,8 +101,8 @@ def test_libraries_take_turns_and_the_floor_is_between(toys, monkeypatch) -> Non
 
 def test_the_bare_pass_leaves_the_model_as_it_was() -> None:
     model = Linear(torch.ones(1), -0.5)
-    speed.bare_pass_seconds(model, DATA, Stopwatch(torch.device("cpu")))
-    assert model.forwards == speed.FLOOR_PASSES * 256
+    speed_measure.bare_pass_seconds(model, DATA, Stopwatch(torch.device("cpu")))
+    assert model.forwards == speed_measure.FLOOR_PASSES * 256
     assert model.w.requires_grad
     assert model.w.grad is None
 
@@ -161,10 +162,10 @@ def test_distances_are_compared_with_the_nearest() -> None:
     for name, one in (("inhouse", far), ("near", near), ("lost", lost)):
         one.contestant = replace(one.contestant, name=name)
     plan = planned(tasks=("cw",), libraries=("inhouse",), defense="rse")
-    found = rows(speed.Measured(plan.tasks[0], [far, near, lost], [], 0.001))
+    found = rows(speed_measure.Measured(plan.tasks[0], [far, near, lost], [], 0.001))
     assert [row["distance_ratio"] for row in found[:2]] == pytest.approx([1.5, 1], abs=0.01)
     # None in JSON, where there is no infinity.
-    assert speed.finite(found[2])["median_distance"] is None
+    assert speed_measure.finite(found[2])["median_distance"] is None
 
 
 def test_memory_is_flat_in_the_number_of_levels() -> None:

@@ -6,12 +6,12 @@ from itertools import count
 import pytest
 from speed_toys import ToyPGD, planned, task_of, use_toys
 
-from benchmark import speed_tasks
+from benchmark.attacks.loader import load_attack
 from benchmark.attacks.pgd import PGD
 from benchmark.cli import main
-from benchmark.plan import load_attack
-from benchmark.spec import preset_for
-from benchmark.speed_tasks import EXACT, TASKS, SpeedSettings, doubled, plan_speed
+from benchmark.config.presets import preset_for
+from benchmark.speed import plan as speed_plan
+from benchmark.speed.plan import EXACT, TASKS, SpeedSettings, doubled, plan_speed
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_cw_has_the_same_images_in_every_library() -> None:
     pytest.importorskip("art")
     few = {"dataset": "mnist", "tasks": ("cw",)}
     both = {"libraries": ("inhouse", "art")}
-    assert plan_speed(SpeedSettings(**few, **both)).tasks[0].n == speed_tasks.IMAGES_CW
+    assert plan_speed(SpeedSettings(**few, **both)).tasks[0].n == speed_plan.IMAGES_CW
     assert plan_speed(SpeedSettings(**few, **both, n=1000)).tasks[0].n == 64
     assert plan_speed(SpeedSettings(**few, libraries=("inhouse",), n=1000)).tasks[0].n == 128
     assert plan_speed(SpeedSettings(**few, **both, n=10)).tasks[0].n == 10

@@ -21,22 +21,22 @@ from maskings import (
 from torch import nn
 from toys import TOY, Function, Linear, dataset, pixels
 
+from benchmark.attacks.loader import load_attack
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.bridges import Bridged, find_bridge, misleads
-from benchmark.audit.estimates import EvolutionStrategies
-from benchmark.audit.smoothed import SmoothedGradient
-from benchmark.audit.stand_ins import Around, Restored, Unsquashed
-from benchmark.audit.stronger import Effort, plan_strikes, shared, strike, telling
-from benchmark.audit.subject import Curve, Finding, Subject
-from benchmark.audit.targeted import TargetedPGD
+from benchmark.attacks.view import attack_view
+from benchmark.audit.auto_bpda import Bridged, find_bridge, misleads
+from benchmark.audit.case import Curve, Finding, Subject
+from benchmark.audit.estimated_gradient import EvolutionStrategies
+from benchmark.audit.smoothed_gradient import SmoothedGradient
+from benchmark.audit.stronger_attacks import Effort, plan_strikes, shared, strike, telling
+from benchmark.audit.surrogates import Around, Restored, Unsquashed
+from benchmark.audit.targeted_pgd import TargetedPGD
+from benchmark.config.threat import ThreatModel
 from benchmark.datasets import DatasetInfo
-from benchmark.losses import margin
-from benchmark.norms import distance
-from benchmark.plan import load_attack
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
-from benchmark.spec import ThreatModel
-from benchmark.view import attack_view
 
 EFFORT = Effort(steps=5, restarts=1, queries=10, probes=2, eot=3, levels=2)
 THREAT = ThreatModel("linf", (0.0, 0.1, 0.2, 0.3))

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from fake_runs import fake_run, fake_spec
 
-from benchmark import spec as spec_module
-from benchmark import studies
+from benchmark.config import spec as spec_module
+from benchmark.config import studies
+from benchmark.config.presets import preset_for, preset_names
+from benchmark.config.studies import find_study, member_name, study_names
 from benchmark.errors import UsageError
-from benchmark.plan import plan
+from benchmark.execution.plan import plan
 from benchmark.results import read_run
-from benchmark.spec import preset_for, preset_names
-from benchmark.studies import find_study, member_name, study_names
 from reports.html import write_report
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -6,14 +6,15 @@ from typing import ClassVar
 import pytest
 from toys import Linear, Noisy, pixels
 
-from benchmark.attack import Attack
-from benchmark.attacks import art, torchattacks
+from benchmark.attacks.base import Attack
 from benchmark.attacks.cw import CarliniWagner
+from benchmark.attacks.peers import art, torchattacks
+from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.pgd import PGD
-from benchmark.libraries import AttackLibrary
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.evaluation.applicability import unsuited
 from benchmark.registry import ATTACKS, LIBRARIES
-from benchmark.spec import AttackSpec, ThreatModel
-from benchmark.suitability import unsuited
 
 W = pixels(1.0, 1.0, 1.0, 1.0)
 

@@ -11,13 +11,13 @@ from margins import MARGIN, clear_answers
 from test_sweep import outcomes
 from toys import Function, Linear, Nearest, Scripted, dataset, images
 
-from benchmark import sweep as sweep_module
 from benchmark.attacks.cw import CarliniWagner
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD, PGDL2
-from benchmark.batches import LARGEST, Batches, fitting, gpu_batch_size
-from benchmark.judge import slack
-from benchmark.norms import distance
-from benchmark.pictures import PICTURED
+from benchmark.batching import LARGEST, Batches, fitting, gpu_batch_size
+from benchmark.config.threat import slack
+from benchmark.evaluation import sweep as sweep_module
+from benchmark.results.pictures import PICTURED
 from benchmark.seeding import generator
 
 N = 14

@@ -8,7 +8,8 @@ import pytest
 from contexts import context, page_of
 from fake_runs import LINF, fake_run, fake_spec
 
-from benchmark.spec import AttackSpec, DefenseSpec, ThreatModel
+from benchmark.config.spec import AttackSpec, DefenseSpec
+from benchmark.config.threat import ThreatModel
 from reports import libraries, tables
 from reports.text_table import TextTable
 

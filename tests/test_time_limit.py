@@ -14,11 +14,13 @@ import wrong_plugins
 from processes import PATIENCE
 from test_wrong_plugins import HONEST, LONG, SPEC, TINY, attack, go, own, own_cache, untouched
 
-from benchmark import cli, restart, runner
+from benchmark import cli
+from benchmark.config.spec import DefenseSpec
 from benchmark.errors import PluginError
+from benchmark.execution import runner
+from benchmark.plugins import restart
+from benchmark.plugins.time_limit import MOST_SECONDS, paused, time_limit
 from benchmark.results import read_run
-from benchmark.spec import DefenseSpec
-from benchmark.time_limit import MOST_SECONDS, paused, time_limit
 
 __all__ = ["own_cache", "untouched"]
 
@@ -81,7 +83,7 @@ def test_a_limit_off_the_main_thread_is_watched():
             told.wait(PATIENCE)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmark.time_limit.GRACE", 0.0)
+        patch.setattr("benchmark.plugins.time_limit.GRACE", 0.0)
         thread = threading.Thread(target=hang)
         thread.start()
         thread.join(PATIENCE)

@@ -11,9 +11,10 @@ from benchmark.audit.transfer import (
     transfers,
     undefended_first,
 )
-from benchmark.plan import plan
+from benchmark.config.threat import ThreatModel
+from benchmark.execution.plan import plan
+from benchmark.hashing import derive_seed
 from benchmark.progress import Progress
-from benchmark.spec import ThreatModel, derive_seed
 
 EPS = (0.1, 0.3)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.audit.subject import Curve, Finding
+from benchmark.audit.case import Curve, Finding
 from benchmark.audit.verdict import judge
 from benchmark.stats import wilson_interval
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from toys import Function, Linear, Noisy, SmallCNN, images, pixels
 
-from benchmark.losses import cross_entropy, margin
-from benchmark.view import INSIDE, attack_view, clamps_input
+from benchmark.attacks.losses import cross_entropy, margin
+from benchmark.attacks.view import INSIDE, attack_view, clamps_input
 
 
 def score(logits, y):

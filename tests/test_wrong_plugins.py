@@ -14,16 +14,19 @@ from toys import Tiny
 from wrong_plugins import Brightness
 
 from baselines.rse import Noise
-from benchmark import runner
-from benchmark.audit.tables import read_audit
+from benchmark.attacks.loader import load_attack
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel
 from benchmark.datasets import DIGITS
 from benchmark.errors import PluginError, UsageError
-from benchmark.guard import Kept, check_answers
-from benchmark.plan import load_attack, load_defense, plan
+from benchmark.execution import runner
+from benchmark.execution.plan import plan
+from benchmark.models.contract import Kept, check_answers
+from benchmark.models.loader import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES as DEFENSES_INSTALLED
 from benchmark.results import CELL_KEY, read_run
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
+from benchmark.results.audit_tables import read_audit
 
 EPS = (0.0, 0.1, 0.2)
 LONG = 1000.0

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.attack import BudgetAttack, MinimalAttack
+from benchmark.attacks.base import BudgetAttack, MinimalAttack
 from benchmark.datasets import DatasetInfo, ImageDataset
-from benchmark.defense import Defense
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.training import TrainingLog, TrainingSettings, train
 

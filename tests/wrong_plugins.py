@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from toys import Tiny
 
-from benchmark import time_limit
-from benchmark.attack import BudgetAttack, MinimalAttack
-from benchmark.defense import Defense
+from benchmark.attacks.base import BudgetAttack, MinimalAttack
+from benchmark.models.defense import Defense
+from benchmark.plugins import time_limit
 from benchmark.training import TrainingLog
 
 

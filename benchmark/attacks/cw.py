@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.attack import MinimalAttack
-from benchmark.losses import margin
-from benchmark.norms import per_sample
-from benchmark.view import AttackView
+from benchmark.attacks.base import MinimalAttack
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import per_sample
+from benchmark.attacks.view import AttackView
 
 SCALE = 0.5
 """s in the change of variables: a saturated pixel has three quarters of the slope of a grey one.
@@ -126,7 +126,7 @@ class CarliniWagner(MinimalAttack):
             raise ValueError("lr must be above 0, confidence at least 0")
 
     def run(self, view: AttackView, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See :meth:`benchmark.attack.MinimalAttack.run`; where it fails, the closest attempt."""
+        """See :meth:`.MinimalAttack.run`; where it fails, the closest attempt."""
         nearest = Nearest(x)
         f, _, gradient = view.gradient(x, y, self._hinge)
         needed, move = linearised(x, x, f, gradient)

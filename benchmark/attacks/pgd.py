@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.attack import SweepAttack
-from benchmark.attacks.descent import Descent
-from benchmark.budgets import check_step
-from benchmark.losses import LOSSES
-from benchmark.norms import Eps, per_sample, project, random_start, steepest_ascent
-from benchmark.view import AttackView
+from benchmark.attacks.base import SweepAttack
+from benchmark.attacks.eps_descent import Descent
+from benchmark.attacks.losses import LOSSES
+from benchmark.attacks.norms import Eps, per_sample, project, random_start, steepest_ascent
+from benchmark.attacks.view import AttackView
+from benchmark.config.eps import check_step
 
 FEWEST_STEPS = 10
 """With fewer, a sweep runs the attack at each eps."""
@@ -21,11 +21,11 @@ FEWEST_STEPS = 10
 class PGD(SweepAttack):
     """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
 
-    ``loss`` is what it ascends: cross_entropy, margin or dlr (:mod:`benchmark.losses`).
+    ``loss`` is what it ascends: cross_entropy, margin or dlr (:mod:`benchmark.attacks.losses`).
 
     ``step_size`` is in the norm's units; None means 2.5 eps / steps, which can reach and follow
     the ball's border at any eps (Madry et al. 2017, section 5), and steps that shrink where one
-    search serves a sweep (:mod:`benchmark.attacks.descent`). With ``random_start`` each restart
+    search serves a sweep (:mod:`benchmark.attacks.eps_descent`). With ``random_start`` each restart
     begins at a uniform point of the ball, otherwise at the image. A sample leaves the batch at the
     step at which it falls (``early_stop``), unless the defense is stochastic. Steps on samples
     that still stand cost one forward and one backward each, plus one forward for the last iterate
@@ -59,7 +59,7 @@ class PGD(SweepAttack):
     def run(
         self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
     ) -> Tensor:
-        """See :meth:`benchmark.attack.BudgetAttack.run`."""
+        """See :meth:`benchmark.attacks.base.BudgetAttack.run`."""
         eps = per_sample(eps, x).flatten()
         best = Best(x, early_stop=self.early_stop, stochastic=view.stochastic)
         for _ in range(self.restarts):
@@ -95,7 +95,7 @@ class PGD(SweepAttack):
         batch_size: int,
         advance: Callable[[int], None],
     ) -> Tensor:
-        """See :meth:`benchmark.attack.SweepAttack.descend`."""
+        """See :meth:`benchmark.attacks.base.SweepAttack.descend`."""
         search = Descent(
             norm=self.norm,
             loss=LOSSES[self.loss],

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-from benchmark.audit.subject import Finding, Level, Subject
-from benchmark.audit.words import Role
+from benchmark.audit.case import Finding, Level, Subject
+from benchmark.hashing import derive_seed
+from benchmark.results.audit_words import Role
 from benchmark.seeding import seeded
-from benchmark.spec import derive_seed
 
 Measure = Callable[[Subject], Finding | Sequence[Finding]]
 

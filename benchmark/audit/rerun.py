@@ -5,10 +5,11 @@ A verdict that says only "a stronger attack took more" leaves its reader with no
 
 import shlex
 
-from benchmark.attack_names import parse_named
-from benchmark.audit.stronger import Struck
+from benchmark.audit.stronger_attacks import Struck
+from benchmark.config.attack_syntax import parse_named
+from benchmark.config.spec import INHOUSE, AttackSpec, RunSpec
+from benchmark.config.threat import NORMS
 from benchmark.errors import UsageError
-from benchmark.spec import INHOUSE, NORMS, AttackSpec, RunSpec
 
 COMMAND = "python -m benchmark run"
 

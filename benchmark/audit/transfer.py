@@ -14,19 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.subject import Curve
-from benchmark.batches import Batches
-from benchmark.datasets import ImageDataset
-from benchmark.defense import Defense
-from benchmark.judge import admit, inside_for, slack
-from benchmark.norms import distance
-from benchmark.plan import plan
+from benchmark.attacks.view import attack_view
+from benchmark.audit.case import Curve
+from benchmark.batching import BATCH_SIZE, Batches
+from benchmark.config.presets import preset_for
+from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
+from benchmark.config.threat import ThreatModel, slack
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.evaluation.scoring import admit, inside_for, predict
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
-from benchmark.spec import AttackSpec, DefenseSpec, RunSpec, ThreatModel
-from benchmark.sweep import BATCH_SIZE, predict
-from benchmark.view import attack_view
+from benchmark.training.resolve import resolve_defense
 
 LIBRARY = "transfer"
 """What stands in place of a library for transferred images."""
@@ -114,10 +115,7 @@ def substitute_for(spec: RunSpec) -> DefenseSpec | None:
     """
     if len(spec.defenses) > 1 or spec.defenses[0].type == UNDEFENDED:
         return None
-    alone = plan(
-        dataset=spec.dataset, preset=spec.preset, device=spec.device, defenses=(UNDEFENDED,)
-    )
-    return alone.defenses[0]
+    return resolve_defense(preset_for(spec.preset, spec.dataset), UNDEFENDED)
 
 
 def undefended_first(names: Sequence[str]) -> list[str]:

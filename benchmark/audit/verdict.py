@@ -7,8 +7,8 @@ that). Of several attacks an image falls if any turned it. Where the defense is 
 lowest single attack counts in place of that: each attack's images are scored under one fresh draw,
 and an image that falls in one of ten draws would fall to one of ten attacks, whatever they do.
 
-What a check's alarm counts for is its role (:data:`benchmark.audit.words.Role`). The rule, in this
-order:
+What a check's alarm counts for is its role (:data:`benchmark.results.audit_words.Role`). The rule,
+in this order:
 
 1. ``invalid`` if an alarm says that the numbers mean nothing, whoever attacks: the data leak, or
    the defense breaks its interface.
@@ -37,9 +37,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from benchmark.audit.subject import Curve, Finding
-from benchmark.audit.words import Role, Ruling
-from benchmark.judge import slack
+from benchmark.audit.case import Curve, Finding
+from benchmark.config.threat import slack
+from benchmark.results.audit_words import Role, Ruling
 from benchmark.stats import holm, mcnemar, wilson_interval
 
 DROP = 0.10

@@ -1,7 +1,8 @@
 """One library's attack on a data set under one budget: what it returned, and what it tried.
 
-The harness judges as in the eps sweep (:mod:`benchmark.judge`, ``predict``); a recording view
-gathers the evidence beside it. Every library gets the same batches and the same seed.
+The harness judges as in the eps sweep (:mod:`benchmark.evaluation.scoring`, ``predict``); a
+recording view gathers the evidence beside it. Every library gets the same batches and the same
+seed.
 """
 
 import hashlib
@@ -13,19 +14,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmark.attack import Attack, BudgetAttack, MinimalAttack
+from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack
+from benchmark.attacks.norms import distance
+from benchmark.attacks.view import attack_view
+from benchmark.batching import BATCH_SIZE
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import slack
 from benchmark.crosscheck.findings import VISIBLE, Evidence
 from benchmark.crosscheck.gradients import Gradients
 from benchmark.crosscheck.recorder import Recorder, RecordingView, blanked
-from benchmark.datasets import ImageDataset
-from benchmark.defense import Defense
-from benchmark.judge import LEFT_BALL, LEFT_BOX, admit, slack
-from benchmark.norms import distance
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.evaluation.scoring import LEFT_BALL, LEFT_BOX, admit
+from benchmark.models.defense import Defense
 from benchmark.progress import Advance
 from benchmark.seeding import generator, seeded
-from benchmark.spec import AttackSpec
-from benchmark.sweep import BATCH_SIZE
-from benchmark.view import attack_view
 
 UNMOVED = 1e-6
 """An image whose pixels all lie this near the clean one's was returned as it was."""

@@ -15,7 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmark.attack import Attack, MinimalAttack
+from benchmark.attacks.base import Attack, MinimalAttack
+from benchmark.attacks.loader import load_attack
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import slack
 from benchmark.crosscheck.attempts import Attempt, Scene, attempt, new_evidence, warm_up
 from benchmark.crosscheck.findings import Evidence, Gap, findings
 from benchmark.crosscheck.gradients import Gradients, add_gap
@@ -30,16 +33,13 @@ from benchmark.crosscheck.results import (
     pair_key,
     quantiles,
 )
-from benchmark.datasets import ImageDataset
-from benchmark.defense import Defense
-from benchmark.judge import inside_for, slack
-from benchmark.plan import load_attack
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.evaluation.scoring import inside_for, predict
+from benchmark.models.defense import Defense
 from benchmark.progress import Progress
-from benchmark.results import make_table
+from benchmark.results.tables import make_table
 from benchmark.seeding import seeded
-from benchmark.spec import AttackSpec
 from benchmark.stats import wilson_interval
-from benchmark.sweep import predict
 
 Row = dict[str, Any]
 

@@ -6,13 +6,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from benchmark import __version__
-from benchmark.attack import Attack
+from benchmark.attacks.base import Attack
+from benchmark.attacks.loader import attack_class, load_attack
+from benchmark.attacks.peers.library import AttackLibrary
+from benchmark.config.presets import preset_for
+from benchmark.config.spec import INHOUSE, AttackSpec, RunSpec
 from benchmark.errors import UsageError, options_named, unknown_name
-from benchmark.libraries import AttackLibrary
-from benchmark.naming import canonical
-from benchmark.plan import attack_class, load_attack, plan
+from benchmark.execution.plan import plan
+from benchmark.plugins.names import canonical
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
-from benchmark.spec import INHOUSE, AttackSpec, RunSpec, preset_for
 
 IMAGES = 256
 OPTIONS = {"--n-test": "--n", "--seeds": "--seed"}

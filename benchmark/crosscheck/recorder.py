@@ -12,11 +12,11 @@ import time
 import torch
 from torch import Tensor
 
+from benchmark.attacks.norms import distance
+from benchmark.attacks.view import AttackView
+from benchmark.config.threat import slack
 from benchmark.crosscheck.gradients import Gradients
-from benchmark.defense import Defense
-from benchmark.judge import slack
-from benchmark.norms import distance
-from benchmark.view import AttackView
+from benchmark.models.defense import Defense
 
 MATCHED = 0.7
 """A query of unknown rows belongs to the nearest clean image if that is at most this share as far

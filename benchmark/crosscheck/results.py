@@ -19,19 +19,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from benchmark.config.spec import RunSpec
 from benchmark.errors import UsageError
-from benchmark.json_files import read_json
-from benchmark.results import (
-    ResultsError,
-    columns,
-    finite,
-    load_table,
-    validate,
-    write_atomic,
-    write_json,
-    write_table,
-)
-from benchmark.spec import RunSpec, digest
+from benchmark.hashing import digest
+from benchmark.io.atomic import write_atomic
+from benchmark.io.json_files import read_json, write_json
+from benchmark.results.model_records import finite
+from benchmark.results.schema import ResultsError, columns
+from benchmark.results.tables import load_table, validate, write_table
 
 SAMPLES = columns(
     ("sample_id", pa.int64()),

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.attack import Attack, BudgetAttack, MinimalAttack
-from benchmark.defense import Defense
-from benchmark.judge import TOLERANCE
-from benchmark.losses import cross_entropy
-from benchmark.norms import Eps, distance
+from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack
+from benchmark.attacks.losses import cross_entropy
+from benchmark.attacks.norms import Eps, distance
+from benchmark.attacks.view import attack_view
+from benchmark.config.threat import NORMS, TOLERANCE
+from benchmark.datasets.info import DatasetInfo
+from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
-from benchmark.spec import NORMS
-from benchmark.splits import DatasetInfo
 from benchmark.testing.common import (
     GREY,
     N,
@@ -21,7 +21,6 @@ from benchmark.testing.common import (
     require,
     snapshot,
 )
-from benchmark.view import attack_view
 
 BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
 """Budgets of the check; the largest suffices to turn every image of :class:`_Linear`."""

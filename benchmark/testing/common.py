@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.datasets import ImageDataset
-from benchmark.defense import Defense
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.datasets.info import DatasetInfo
+from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
-from benchmark.splits import DatasetInfo
-from benchmark.training import TrainingSettings
+from benchmark.training.settings import TrainingSettings
 
 GREY = DatasetInfo("tiny-grey", (1, 28, 28), 10, tuple("0123456789"), augment=False)
 COLOUR = DatasetInfo("tiny-colour", (3, 32, 32), 10, tuple("0123456789"), augment=True)

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.checkpoints import Checkpoints
-from benchmark.datasets import ImageDataset
-from benchmark.defense import Defense
-from benchmark.layout import CONTIGUOUS, differentiate, is_layout_error, lay_out
-from benchmark.losses import cross_entropy, margin
+from benchmark.attacks.losses import cross_entropy, margin
+from benchmark.attacks.view import attack_view, clamps_input
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.datasets.info import DatasetInfo
+from benchmark.models.defense import Defense, TrainingLog
+from benchmark.models.memory_layout import CONTIGUOUS, differentiate, is_layout_error, lay_out
 from benchmark.progress import Progress
 from benchmark.seeding import seeded
-from benchmark.splits import DatasetInfo
 from benchmark.testing.common import (
     GREY,
     SHORT,
@@ -32,8 +32,7 @@ from benchmark.testing.common import (
     snapshot,
     tiny_dataset,
 )
-from benchmark.training import TrainingLog
-from benchmark.view import attack_view, clamps_input
+from benchmark.training.model_cache import Checkpoints
 
 
 def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options: Any) -> list[str]:

@@ -1,0 +1,1 @@
+"""Adapters for other attack libraries: one file per library."""

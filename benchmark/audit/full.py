@@ -1,0 +1,315 @@
+"""The full audit of a run: every check, stronger attacks, transfer between its defenses, verdicts.
+
+It needs all trained models of a seed at once, and leaves the run's own tables as they are: what its
+attacks found stands in audit_samples.parquet. A defense is judged as soon as it is attacked, and
+what is judged in full is not judged again.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from benchmark.audit.basic import (
+    Target,
+    ask,
+    audit_failed,
+    correct_of,
+    norms_of,
+    passes_of,
+    seen_through,
+    subject_of,
+    verdict_row,
+)
+from benchmark.audit.case import Curve, Finding, Subject
+from benchmark.audit.rerun import command_for, words_of
+from benchmark.audit.sample_rows import no_samples, struck_samples, transfer_samples
+from benchmark.audit.stronger_attacks import Effort, Struck, shared, strike, telling
+from benchmark.audit.trained_models import recall
+from benchmark.audit.transfer import (
+    Party,
+    Transfer,
+    curves_for,
+    substitute_for,
+    transfers,
+    undefended_first,
+)
+from benchmark.audit.verdict import DROP, Verdict, judge
+from benchmark.config.spec import DefenseSpec
+from benchmark.config.threat import ThreatModel
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.hashing import derive_seed
+from benchmark.models.contract import Kept
+from benchmark.models.defense import Defense
+from benchmark.plugins.containment import plugin_code
+from benchmark.progress import Progress
+from benchmark.results.audit_tables import (
+    TRANSFER,
+    VERDICTS,
+    put_samples,
+    put_transfer,
+    put_verdicts,
+    read_verdicts,
+)
+from benchmark.results.model_records import ModelRecord
+from benchmark.results.run_folder import RunFolder
+from benchmark.results.tables import make_table
+from benchmark.training.fit import trained
+
+IMAGES = 200
+"""So many images at most are attacked harder: a drop of 10 points is then far from chance."""
+
+LEVELS = 3
+"""At so many of a norm's budgets images are transferred."""
+
+FACTOR = 4
+"""The stronger attacks spend so many times the passes that the run's own spent on the image that
+cost them most, at most those of a whole :class:`~benchmark.audit.stronger_attacks.Effort`."""
+
+
+@dataclass(frozen=True)
+class FullAudit:
+    """A run to be audited in full: its folder, what it trained, and its images."""
+
+    folder: RunFolder
+    records: Mapping[tuple[str, int], ModelRecord]
+    train_set: ImageDataset
+    test_set: ImageDataset
+    progress: Progress
+
+    def run(self) -> None:
+        """Audit every defense of the run, under every seed, that was not audited in full yet."""
+        for seed in self.folder.spec.seeds:
+            left = [
+                (spec.name, norm)
+                for spec in self.folder.spec.defenses
+                for norm in norms_of(self.folder, spec.name, seed)
+                if (spec.name, seed, norm) not in judged_in_full(self.folder)
+            ]
+            if left:
+                _Seed(self, seed, left).run()
+
+
+def judged_in_full(folder: RunFolder) -> set[tuple[str, int, str]]:
+    """Return the (defense, seed, norm) that have the verdict of a full audit."""
+    verdicts = read_verdicts(folder.path)
+    full = verdicts[verdicts["level"] == "full"]
+    return set(full[["defense", "seed", "norm"]].itertuples(index=False, name=None))
+
+
+def threat_of(folder: RunFolder, norm: str) -> ThreatModel:
+    """Return all budgets of the run's attacks in ``norm``."""
+    attacks = [attack.threat for attack in folder.spec.attacks if attack.threat.norm == norm]
+    return ThreatModel(norm, tuple(sorted({eps for threat in attacks for eps in threat.eps})))
+
+
+@dataclass
+class _Seed:
+    """The defenses of one seed: those ``left`` to be judged, by norm; all serve as sources.
+
+    A defense that fails in a part of the audit keeps the reason in ``troubles``.
+    """
+
+    audit: FullAudit
+    seed: int
+    left: Sequence[tuple[str, str]]
+    targets: dict[str, Target] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
+    troubles: dict[str, list[str]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        for spec in self.audit.folder.spec.defenses:
+            self._try(spec.name, "model", partial(self._load, spec))
+        for name in dict.fromkeys(name for name, _ in self.left):
+            if name in self.targets:
+                self._try(name, "checks", partial(self._ask, name))
+        for norm in dict.fromkeys(norm for _, norm in self.left):
+            start = time.perf_counter()
+            matrix = self._transfer(norm)
+            share = (time.perf_counter() - start) / max(1, len(self.targets))
+            for name in [name for name, own in self.left if own == norm]:
+                self._try(name, f"{norm} attacks", partial(self._judge, name, norm, matrix, share))
+        judged = judged_in_full(self.audit.folder)
+        for name in dict.fromkeys(n for n, norm in self.left if (n, self.seed, norm) not in judged):
+            reason = "; ".join(self.troubles.get(name, ["it was not attacked"]))
+            audit_failed(self.audit.folder, name, self.seed, reason)
+
+    def _try(self, name: str, what: str, do: Callable[[], None]) -> None:
+        """Do a part of the audit; if it raises, say so, and let the rest of the audit go on."""
+        folder, target = self.audit.folder, self.targets.get(name)
+        kept = Kept.of(target.defense) if target else None
+        try:
+            with plugin_code():
+                do()
+        except Exception as error:
+            reason = folder.keep_traceback(f"{name}-seed{self.seed}-audit-{what}", error)
+            self.troubles.setdefault(name, []).append(f"{what} failed ({reason})")
+            self.audit.progress.say(f"{name}: audit: {what} failed: {reason}")
+        finally:
+            if kept:
+                kept.restore()
+
+    def _load(self, spec: DefenseSpec) -> None:
+        audit = self.audit
+        record = audit.records.get((spec.name, self.seed))
+        defense = recall(
+            spec, record, audit.train_set, audit.test_set, seed=self.seed, progress=audit.progress
+        )
+        self.targets[spec.name] = Target(spec.name, self.seed, defense)
+
+    def _ask(self, name: str) -> None:
+        audit, target = self.audit, self.targets[name]
+        subject = subject_of(audit.folder, target, audit.train_set, audit.test_set)
+        self.findings[name] = ask(audit.folder, target, subject, "full", audit.progress)
+        self.subjects[name] = subject
+
+    def _images(self, curves: Sequence[Curve]) -> ImageDataset:
+        """Return the first images that an attack of the run saw: what is measured is paired."""
+        seen = max(curve.success.shape[1] for curve in curves)
+        return self.audit.test_set.head(min(IMAGES, seen))
+
+    # --- transfer ------------------------------------------------------------------------------
+
+    def _transfer(self, norm: str) -> list[Transfer]:
+        """Try every defense's images on every one, and keep the matrix."""
+        audit = self.audit
+        curves = [c for subject in self.subjects.values() for c in subject.curves if c.norm == norm]
+        if not curves:
+            return []
+        threat = threat_of(audit.folder, norm)
+        if any(target.defense.stochastic for target in self.targets.values()):
+            threat = shared(curves, threat)
+        threat = telling(curves, threat, LEVELS)
+        images = self._images(curves)
+        parties = [self._party(name) for name in undefended_first(list(self.targets))]
+        found: list[Transfer] = []
+
+        def seed_at(source: str, eps: float) -> int:
+            own = audit.folder.spec.seed_name(source)
+            return derive_seed(self.seed, images.info.name, "transfer", own, norm, eps)
+
+        for source in [*parties, *self._substitute()]:
+
+            def row(source: Party = source) -> None:
+                one = transfers(
+                    [source], parties, images, threat, seed_at=seed_at, progress=audit.progress
+                )
+                found.extend(one)
+
+            self._try(source.name, f"{norm} images for the others", row)
+        put_transfer(audit.folder.path, make_table(list(self._pairs(found)), TRANSFER))
+        return found
+
+    def _party(self, name: str) -> Party:
+        target = self.targets[name]
+        return Party(name, target.defense, *seen_through(self.audit.folder, target))
+
+    def _substitute(self) -> list[Party]:
+        """Train the undefended model as a source where the run has a single, other defense."""
+        audit, found = self.audit, list[Defense]()
+        spec = substitute_for(audit.folder.spec)
+        if spec is None:
+            return []
+        audit.progress.say(f"transfer: training {spec.name} as a substitute")
+
+        def train() -> None:
+            sets = audit.train_set, audit.test_set
+            found.append(trained(spec, *sets, seed=self.seed, progress=audit.progress)[0])
+
+        self._try(spec.name, "substitute", train)
+        return [Party(spec.name, defense) for defense in found]
+
+    def _pairs(self, found: Sequence[Transfer]) -> Iterator[dict[str, Any]]:
+        for one in found:
+            for eps, accuracy in zip(one.curve.eps, one.curve.robust_accuracy, strict=True):
+                yield {
+                    "dataset": self.audit.folder.spec.dataset,
+                    "seed": self.seed,
+                    "norm": one.curve.norm,
+                    "eps": eps,
+                    "source": one.source,
+                    "target": one.target,
+                    "n": one.curve.success.shape[1],
+                    "accuracy": accuracy,
+                }
+
+    # --- stronger attacks and verdict ----------------------------------------------------------
+
+    def _judge(self, name: str, norm: str, matrix: Sequence[Transfer], seconds: float) -> None:
+        """Attack harder and judge; ``seconds`` went into the defense's transferred images."""
+        if name not in self.findings:  # it could not be had or asked: the reason is kept
+            return
+        folder, target, subject = self.audit.folder, self.targets[name], self.subjects[name]
+        plain = [curve for curve in subject.curves if curve.norm == norm]
+        images = self._images(plain) if plain else self.audit.test_set
+        struck = list(self._struck(target, subject, norm, images)) if plain else []
+        crossed = [one for one in matrix if one.target == name and one.source != name]
+        samples = [f for s in struck for f in struck_samples(folder, name, self.seed, s, images)]
+        seen = self.audit.test_set.head(crossed[0].curve.success.shape[1]) if crossed else images
+        samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
+        put_samples(folder.path, pd.concat(samples, ignore_index=True) if samples else no_samples())
+        failures = [f"{one.spec.name} ({one.failure})" for one in struck if one.failure]
+        done = {one.spec.name: one for one in struck if one.outcomes}
+        verdict = judge(
+            norm=norm,
+            correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
+            stochastic=target.defense.stochastic,
+            findings=self.findings[name],
+            plain=subject.curves,  # of all norms, by which a finding's own is known
+            own=[one.curve for one in done.values()],
+            transferred=curves_for(name, matrix),
+            missing=[*failures, *self.troubles.get(name, [])],
+            settings={attack: words_of(one) for attack, one in done.items()},
+        )
+        command = self._rerun(name, verdict, done)
+        attacks = [attack.removeprefix("audit-") for attack in done]
+        attacks += [one.curve.attack for one in crossed]
+        seconds += sum(one.seconds for one in struck)
+        row = verdict_row(folder, target, verdict, "full", attacks, seconds)
+        row |= {"rerun": command}
+        put_verdicts(folder.path, make_table([row], VERDICTS))
+        self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
+        if command:
+            self.audit.progress.say(f"{name}: audit, {norm}: in a run of its own: {command}")
+
+    def _rerun(self, name: str, verdict: Verdict, done: Mapping[str, Struck]) -> str:
+        """Return the command for the strongest of the attacks that beat the run's and that a run
+        can do; "" where there is none."""
+        at = verdict.at
+        if not verdict.beaten_by or at is None:
+            return ""
+        beat = [attack for attack, left in at.left.items() if left <= at.plain - DROP + 1e-9]
+        for attack in sorted(set(beat) & set(done), key=lambda attack: (at.left[attack], attack)):
+            spec = self.audit.folder.spec
+            if command := command_for(spec, name, self.seed, done[attack], at.eps):
+                return command
+        return ""
+
+    def _struck(
+        self, target: Target, subject: Subject, norm: str, images: ImageDataset
+    ) -> Iterator[Struck]:
+        audit = self.audit
+        passes = FACTOR * passes_of(audit.folder, target, norm)
+        if target.defense.stochastic:
+            effort = Effort.of_stochastic(passes, draws=subject.eot)
+        else:
+            effort = Effort.of(passes)
+        found = strike(
+            subject,
+            images,
+            threat_of(audit.folder, norm),
+            self.findings[target.name],
+            effort=effort,
+            progress=audit.progress,
+        )
+        for one in found:
+            left = min(one.curve.robust_accuracy) if one.outcomes else 1.0
+            what = one.failure or (
+                f"{left:.3f} at the largest eps, {one.turned} turned, {one.seconds:.0f} s"
+            )
+            audit.progress.say(f"{target.name}: {one.spec.name} ({one.why}): {what}")
+            yield one

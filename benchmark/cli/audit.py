@@ -1,0 +1,35 @@
+"""The command ``audit``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.messages import reported, say
+from benchmark.cli.options import DataDir
+from benchmark.results.audit_words import check_level
+
+
+def audit(
+    run_dir: Annotated[Path, typer.Argument(help="Folder that run made.")],
+    level: Annotated[str, typer.Option(help="basic or full.")] = "full",
+    data_dir: DataDir = None,
+) -> None:
+    """Ask whether a run's attacks can be believed: checks, stronger attacks, transfer, verdicts."""
+    asked = check_level(level)
+
+    from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
+    from benchmark.progress import ConsoleProgress
+
+    audit_run(run_dir, level=asked, data_dir=data_dir, progress=ConsoleProgress())
+    print_verdicts(run_dir)
+    say(audit_line(run_dir))
+
+    def write() -> Path:
+
+        from reports.html import write_report
+
+        return write_report([run_dir])
+
+    if not reported(write, run_dir):
+        raise typer.Exit(1)

@@ -1,0 +1,157 @@
+"""The command ``run``: train the defenses, attack them, write the tables and the report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.messages import command_line, is_newer, reported, say, whole_numbers, words
+from benchmark.cli.options import DataDir, Dataset, Device, Eps, NTrain, Out, Preset
+from benchmark.config.attack_syntax import split_words
+from benchmark.config.eps import parse_eps, parse_list
+from benchmark.config.presets import preset_names, read_preset
+from benchmark.console import print_accuracies
+from benchmark.errors import unknown_name
+from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
+from benchmark.results.audit_words import LEVELS, check_level
+
+
+def run(
+    dataset: Dataset,
+    defenses: Annotated[
+        str, typer.Option(help="Comma-separated names, or all: with --study, all of the study's.")
+    ] = "all",
+    study: Annotated[
+        str,
+        typer.Option(
+            help="One option over several values: a study that the preset has for the dataset,"
+            " such as embedding-dim or lambda."
+        ),
+    ] = "",
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated names; the preset's by default. Any attack of a library by its"
+            " class: art:DeepFool, torchattacks:APGD(steps=50)."
+        ),
+    ] = "",
+    libraries: Annotated[
+        str, typer.Option(help="Comma-separated attack libraries; inhouse by default.")
+    ] = "",
+    preset: Preset = "",
+    eps: Eps = "",
+    n_train: NTrain = None,
+    n_test: Annotated[int | None, typer.Option(help="Test images, class-balanced.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated; each trains and attacks once.")
+    ] = "0",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Attack every image from scratch at every eps, to compare with other libraries:"
+            " slower, and on most models no lower.",
+        ),
+    ] = False,
+    audit: Annotated[
+        str,
+        typer.Option(
+            help="Ask whether the attacks can be believed. basic: cheap checks; full: stronger"
+            " attacks and transferred images as well; off."
+        ),
+    ] = "basic",
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that one training, or one cell's attack, may take before it fails and"
+            " the run goes on; 0 for no limit."
+        ),
+    ] = DEFAULT_SECONDS,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Train every model afresh, and leave the cache of trained models alone. Cells"
+            " of a model that comes out otherwise than before are computed again.",
+        ),
+    ] = False,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Train the defenses, attack them over the eps sweep, write the tables and the report."""
+    budgets = parse_eps(eps) if eps.strip() else None
+    seed_list = whole_numbers(seeds, "--seeds")
+    check_seconds(time_limit)
+    check_level(audit, ("off", *LEVELS))
+    if preset and preset not in preset_names():
+        raise unknown_name("preset", preset, preset_names())
+
+    from benchmark.cli.audit_run import audit_full, audit_line
+    from benchmark.execution.plan import choose_device, plan
+    from benchmark.execution.runner import run as run_spec
+    from benchmark.execution.unused_options import remarks
+    from benchmark.progress import ConsoleProgress
+    from benchmark.training.model_cache import private_cache
+
+    device = choose_device(device)
+    chosen = preset or ("paper" if device == "cuda" else "quick")
+    why = "asked for" if preset else f"the default on {device}"
+    asked = {
+        "defenses": words(defenses) or ["all"],
+        "attacks": split_words(attacks),
+        "libraries": words(libraries),
+    }
+    spec = plan(
+        **asked,
+        dataset=dataset,
+        preset=chosen,
+        device=device,
+        eps=budgets,
+        n_train=n_train,
+        n_test=n_test,
+        seeds=seed_list,
+        study=study.strip(),
+        exact=exact,
+    )
+    say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
+    if budgets and list(budgets) != parse_list(eps):
+        say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
+    if spec.study:
+        say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
+    for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
+        say(remark)
+    say(f"run folder: {out / spec.run_id}")
+    with private_cache(no_cache):
+        result = run_spec(
+            spec,
+            out=out,
+            data_dir=data_dir,
+            command=command_line(),
+            progress=ConsoleProgress(),
+            time_limit=time_limit,
+            audit=audit != "off",
+            retrain=no_cache,
+        )
+        if audit == "full":
+            audit_full(result.path, data_dir=data_dir, progress=ConsoleProgress())
+    if result.was_complete:
+        say("complete: every cell of this run is there; nothing was computed")
+    print_accuracies(result.cells)
+    if told := audit_line(result.path):
+        say(told)
+    page = result.path / "report" / "report.html"
+
+    def write() -> Path:
+        if result.was_complete and is_newer(page, *result.path.glob("*.parquet")):
+            return page
+
+        from reports.html import write_report
+
+        return write_report([result.path])
+
+    went_well = reported(write, result.path)
+    if result.n_failed:
+        say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
+    if result.n_failed or not went_well:
+        raise typer.Exit(1)

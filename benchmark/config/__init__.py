@@ -1,0 +1,1 @@
+"""What a run is: spec, presets, budgets, threat model, studies and the attack syntax. No torch."""

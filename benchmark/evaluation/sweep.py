@@ -1,0 +1,406 @@
+"""The eps sweep: one attack, one defense, every budget, every sample's outcome.
+
+The harness judges here: it scores the images that the attack returned with ``predict``, checks
+that they lie in the box and in the ball, and projects what does not. A sample that the model gets
+wrong without any attack counts as a success at distance 0, and the denominator is always n.
+
+An image that fools a deterministic defense at eps fools it at every larger eps, so it is kept and
+re-scored, not searched again. How much that saves is the attack's to say:
+
+- An attack that serves sweeps (:class:`~benchmark.attacks.base.SweepAttack`, such as PGD) searches
+  every sample once, from the largest ball downwards (:mod:`benchmark.attacks.eps_descent`).
+- Any other budget attack, such as another library's, is run at each eps in ascending order over
+  the samples that still stand.
+- A minimal-distortion attack runs once.
+- A stochastic defense is attacked from scratch at every eps, because keeping each lucky draw would
+  count them up. An ``exact`` sweep does so with every defense, as other libraries would.
+
+What runs once is judged at every eps by its distance, and its queries count in the first cell. At
+eps 0 every attack has the clean image and nothing else.
+
+Batches are halved when memory runs out (:mod:`benchmark.batching`). An attack that draws its random
+numbers from the sweep's generator has batches of one size on every device, so that what it draws
+does not depend on how much memory happens to be free.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack, SweepAttack
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import distance
+from benchmark.attacks.view import AttackView, attack_view
+from benchmark.batching import BATCH_SIZE, Batches, gpu_batch_size
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import slack
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.errors import PluginError
+from benchmark.evaluation.scoring import (
+    NOT_A_NUMBER,
+    Breach,
+    admit,
+    check_batch,
+    inside_for,
+    predict,
+)
+from benchmark.hashing import derive_seed
+from benchmark.models.contract import labels, modes
+from benchmark.models.defense import Defense
+from benchmark.progress import Advance, Progress
+from benchmark.results.pictures import PICTURED
+from benchmark.seeding import generator, seeded
+
+CHUNK = 16
+"""So many batches a sweeping attack receives at once: it keeps its own full from among them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cell: what became of every sample at one eps. All tensors (n,), on the CPU.
+
+    ``pred_clean``, ``pred_adv`` and the query counts are int64, ``correct`` (without attack) and
+    ``success`` bool and ``distance`` float64 in the attack's norm. ``pictures`` (k, C, H, W),
+    float32 in [0, 1], are the scored images of the first
+    :data:`~benchmark.results.pictures.PICTURED` samples. ``notes`` is what the harness noticed, for
+    the cell's reason. ``search_dtype`` is what the attack followed the gradient in, empty where
+    nothing was attacked.
+    """
+
+    eps: float
+    pred_clean: Tensor
+    pred_adv: Tensor
+    correct: Tensor
+    success: Tensor
+    distance: Tensor
+    n_forward: Tensor
+    n_backward: Tensor
+    pictures: Tensor
+    seconds: float
+    notes: str
+    search_dtype: str = ""
+
+
+@dataclass
+class _Images:
+    """How images were scored and what they cost, on the CPU; of the first ones, the pixels too."""
+
+    pred: Tensor
+    distance: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    pixels: Tensor
+
+    @classmethod
+    def clean(cls, pred: Tensor, data: ImageDataset) -> "_Images":
+        zeros = torch.zeros_like(pred)
+        pixels = data.head(min(PICTURED, len(data))).x().cpu()
+        return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
+
+    def at_rest(self, pred: Tensor, data: ImageDataset) -> "_Images":
+        """Return the clean images, at the cost of what was searched."""
+        clean = _Images.clean(pred, data)
+        return replace(clean, forwards=self.forwards, backwards=self.backwards)
+
+    def put(self, rows: Tensor, scored: "_Images") -> None:
+        """Take over what a batch gave; ``rows`` ascend, so those with pixels are its first."""
+        self.pred[rows] = scored.pred
+        self.distance[rows] = scored.distance
+        self.forwards[rows] = scored.forwards
+        self.backwards[rows] = scored.backwards
+        self.pixels[rows[: len(scored.pixels)]] = scored.pixels
+
+    def keep(self, fell: Tensor, before: "_Images") -> None:
+        """Take over the images that fell before (a mask over all), at no new cost."""
+        self.pred[fell], self.distance[fell] = before.pred[fell], before.distance[fell]
+        first = fell[: len(self.pixels)]
+        self.pixels[first] = before.pixels[first]
+
+
+def sweep(
+    defense: Defense,
+    attack: Attack,
+    spec: AttackSpec,
+    data: ImageDataset,
+    *,
+    seed_at: Callable[[float], int],
+    progress: Progress,
+    exact: bool = False,
+) -> Iterator[Outcome]:
+    """Attack the images of ``data`` at every eps of ``spec``; yield an outcome per eps, ascending.
+
+    An ``exact`` sweep attacks every image from scratch at every eps. ``seed_at`` maps eps to the
+    cell's seed. The defense must be in evaluation mode and on the data's device. Whatever the
+    attack raises passes through.
+    """
+    with seeded(seed_at(0.0), data.device, defense):
+        pred_clean = predict(defense, data)
+    correct = pred_clean == data.labels.cpu()
+    search = _Search(defense, attack, spec, data, inside_for(defense, spec, data))
+    budgets = spec.threat.eps
+    cells = _cells_of(attack, defense, exact=exact)
+    with progress.task("attacking", len(budgets) * len(data)) as advance:
+        start = time.perf_counter()
+        for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
+            if eps == 0:
+                found = found.at_rest(pred_clean, data)
+            fooled = (found.pred != data.labels.cpu()) & (found.distance <= slack(eps) + eps)
+            yield Outcome(
+                eps=eps,
+                pred_clean=pred_clean,
+                pred_adv=found.pred,
+                correct=correct,
+                success=~correct | fooled,
+                distance=found.distance,
+                n_forward=found.forwards,
+                n_backward=found.backwards,
+                pictures=found.pixels,
+                seconds=time.perf_counter() - start,
+                notes=search.take_notes(),
+                search_dtype=search.dtype.removeprefix("torch."),
+            )
+            start = time.perf_counter()
+
+
+_Searching = Callable[[AttackView, Tensor, Tensor], Tensor]
+
+
+_Cells = Iterator[tuple[float, _Images]]
+
+
+def _cells_of(attack: Attack, defense: Defense, *, exact: bool) -> Callable[..., _Cells]:
+    """Choose how the sweep is walked (see the module's docstring)."""
+    if isinstance(attack, MinimalAttack):
+        return _single_cells
+    if exact or defense.stochastic:
+        return _exact_cells
+    if isinstance(attack, SweepAttack) and attack.serves_sweeps:
+        return _single_cells
+    return _ascending_cells
+
+
+def _exact_cells(
+    search: "_Search",
+    pred_clean: Tensor,
+    correct: Tensor,
+    budgets: Sequence[float],
+    seed_at: Callable[[float], int],
+    advance: Advance,
+) -> _Cells:
+    """Attack every sample at every eps from scratch."""
+    standing = correct.nonzero().flatten()
+    for eps in budgets:
+        found = _Images.clean(pred_clean, search.data)
+        advance(len(correct) - len(standing), f"eps {eps:g}")
+        search.fill(found, standing, eps, seed_at(eps), advance)
+        yield eps, found
+
+
+def _ascending_cells(
+    search: "_Search",
+    pred_clean: Tensor,
+    correct: Tensor,
+    budgets: Sequence[float],
+    seed_at: Callable[[float], int],
+    advance: Advance,
+) -> _Cells:
+    """Attack the samples that still stand at each eps; keep what fell."""
+    kept = _Images.clean(pred_clean, search.data)
+    labels = search.data.labels.cpu()
+    for eps in budgets:
+        found = _Images.clean(pred_clean, search.data)
+        fell = kept.pred != labels
+        found.keep(fell, kept)
+        standing = (correct & ~fell).nonzero().flatten()
+        advance(len(labels) - len(standing), f"eps {eps:g}")
+        search.fill(found, standing, eps, seed_at(eps), advance)
+        kept = found
+        yield eps, found
+
+
+def _single_cells(
+    search: "_Search",
+    pred_clean: Tensor,
+    correct: Tensor,
+    budgets: Sequence[float],
+    seed_at: Callable[[float], int],
+    advance: Advance,
+) -> _Cells:
+    """Search every sample once; the queries count in the first cell."""
+    found = _Images.clean(pred_clean, search.data)
+    standing = correct.nonzero().flatten()
+    advance(len(correct) - len(standing), "nearest adversarial images")
+    search.fill(found, standing, math.inf, seed_at(math.inf), advance)
+    for index, eps in enumerate(budgets):
+        if index:
+            advance(len(correct))
+            found = replace(
+                found,
+                forwards=torch.zeros_like(found.forwards),
+                backwards=torch.zeros_like(found.backwards),
+            )
+        yield eps, found
+
+
+class _Search:
+    """Runs the attack batch by batch and judges what it returns."""
+
+    def __init__(
+        self,
+        defense: Defense,
+        attack: Attack,
+        spec: AttackSpec,
+        data: ImageDataset,
+        inside: float,
+    ) -> None:
+        self.defense = defense
+        self.attack = attack
+        self.spec = spec
+        self.data = data
+        self.inside = inside
+        self.notes: dict[str, tuple[int, float]] = {}
+        self.dropped = 0
+        self.dtype = ""
+        self.batches = Batches(BATCH_SIZE)
+
+    def fill(
+        self, found: _Images, standing: Tensor, eps: float, seed: int, advance: Advance
+    ) -> None:
+        """Put what the attack finds for the rows ``standing`` into ``found``.
+
+        ``eps`` is the budget, infinite where one search serves all.
+        """
+        if eps == 0 or len(standing) == 0:
+            # The only image in the ball is the clean one; and an empty batch is more than a
+            # plugin has to cope with.
+            advance(len(standing))
+            return
+        once = math.isinf(eps) and isinstance(self.attack, SweepAttack)
+        budgets = [budget for budget in self.spec.threat.eps if budget > 0]
+        if once and not budgets:
+            advance(len(standing))
+            return
+        device = self.data.device
+        rng = generator(seed, device)
+
+        def search(rows: Tensor) -> None:
+            self._attack(found, rows, eps, lambda view, x, y: self._search(view, x, y, eps, rng))
+            advance(len(rows))
+
+        # For libraries that take no generator, and for the defense's own noise.
+        with seeded(seed, device, self.defense):
+            if once:
+                self._descend(found, standing, budgets, seed, advance)
+            else:
+                self.batches.each(standing, search, rng=rng)
+        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(standing):
+            raise PluginError(
+                f"the attack returned no number for all {len(standing)} images that it was given"
+            )
+
+    def _attack(self, found: _Images, rows: Tensor, eps: float, search: _Searching) -> None:
+        """Put what ``search`` finds for ``rows`` into ``found``, judged."""
+        on_device = rows.to(self.data.device)
+        x, y = self.data.x(on_device), self.data.labels[on_device]
+        with self._view(len(x)) as view:
+            before = modes(self.defense)
+            x_adv = search(view, x, y)
+            check_batch(view, self.data, on_device, (x, y), before)
+            forwards, backwards = view.counts()
+            self.dropped += view.dropped()
+            if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
+                self.dtype = str(view.dtype)
+        x_adv, breaches = admit(x_adv, x, eps, self.spec.threat.norm)
+        far = distance(x_adv, x, self.spec.threat.norm).cpu()
+        pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
+        n_classes = self.data.info.n_classes
+        pred = self.batches.each(x_adv, lambda part: labels(self.defense, part, n_classes))
+        found.put(rows, _Images(torch.cat(pred), far, forwards, backwards, pixels))
+        self._note(breaches)
+
+    def _view(self, rows: int) -> AbstractContextManager[AttackView]:
+        spec = self.spec
+        return attack_view(self.defense, rows, eot=spec.eot, bpda=spec.bpda, inside=self.inside)
+
+    def _search(
+        self, view: AttackView, x: Tensor, y: Tensor, eps: float, rng: torch.Generator
+    ) -> Tensor:
+        if isinstance(self.attack, BudgetAttack):
+            return self.attack.run(view, x, y, eps=eps, generator=rng)
+        assert isinstance(self.attack, MinimalAttack)
+        return self.attack.run(view, x, y, generator=rng)
+
+    def _descend(
+        self,
+        found: _Images,
+        standing: Tensor,
+        budgets: Sequence[float],
+        seed: int,
+        advance: Advance,
+    ) -> None:
+        """Search for all of ``budgets`` at once."""
+        attack = self.attack
+        assert isinstance(attack, SweepAttack)
+        size = self._size(standing)
+        for rows in torch.split(standing, CHUNK * size):
+            samples = self.data.sample_ids[rows.to(self.data.device)].tolist()
+            options: dict[str, Any] = {
+                "budgets": budgets,
+                "seeds": [derive_seed(seed, sample) for sample in samples],
+                "batch_size": size,
+                "advance": advance,
+            }
+            self._attack(found, rows, math.inf, partial(attack.descend, **options))
+
+    def _size(self, standing: Tensor) -> int:
+        """Return how many images are searched at a time where results do not hang on it."""
+        device = self.data.device
+        if device.type != "cuda":
+            return BATCH_SIZE
+
+        def probe(n: int) -> None:
+            rows = standing[:n].to(device)
+            with self._view(n) as view:
+                view.gradient(self.data.x(rows), self.data.labels[rows], margin)
+
+        return gpu_batch_size(device, len(standing), probe)
+
+    def _note(self, breaches: Sequence[Breach]) -> None:
+        for breach in breaches:
+            count, largest = self.notes.get(breach.what, (0, 0.0))
+            self.notes[breach.what] = (count + breach.count, max(largest, breach.by))
+
+    def take_notes(self) -> str:
+        """Return what was noticed since the last call, as one line."""
+        lines = [
+            f"images {what}: {count}" + (f" (by up to {by:.2g})" if by else "")
+            for what, (count, by) in self.notes.items()
+        ]
+        if self.defense.stochastic and isinstance(self.attack, MinimalAttack):
+            lines.append(
+                "the nearest adversarial image stands on the boundary, where this defense's noise"
+                " decides anew: a high accuracy here says that the attack stopped short"
+            )
+        if self.dropped:
+            lines.append(
+                f"the gradient held NaN or infinity at {self.dropped} images: those entries were"
+                " dropped"
+            )
+        if self.inside:
+            lines.append(
+                f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
+            )
+        if self.defense.answer_form.note:
+            lines.append(self.defense.answer_form.note)
+        if self.batches.halved:
+            lines.append(f"memory ran out: batches of {self.batches.size} images from there on")
+        self.notes.clear()
+        self.dropped = 0
+        return "; ".join(lines)

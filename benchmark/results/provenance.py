@@ -1,0 +1,100 @@
+"""Where a run's numbers come from: command, data, device, versions and commit."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import __version__
+from benchmark.attacks.peers.library import AttackLibrary
+from benchmark.config.spec import RunSpec
+from benchmark.datasets.dataset import ImageDataset
+from benchmark.datasets.duplicates import count_repeats
+from benchmark.registry import LIBRARIES
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pot")
+
+
+def provenance(
+    spec: RunSpec, train_set: ImageDataset, test_set: ImageDataset, command: str
+) -> dict[str, Any]:
+    """Return what ``run.json`` holds; plain data."""
+    return {
+        "command": command,
+        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "package_version": __version__,
+        "dataset": {
+            "name": spec.dataset,
+            "source": train_set.source,
+            "train_checksum": train_set.checksum,
+            "test_checksum": test_set.checksum,
+            "n_train_available": train_set.n_available,
+            "n_test_available": test_set.n_available,
+            "class_names": list(test_set.info.class_names),
+            "repeats": count_repeats(train_set.images.cpu().numpy(), test_set.images.cpu().numpy()),
+        },
+        "device": {
+            "type": spec.device,
+            "name": device_name(spec.device),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": versions(),
+        "git_sha": git_sha(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of what decides its numbers."""
+    found = {"python": platform.python_version(), "defensebench": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def attack_versions(library: str) -> dict[str, str]:
+    """Return the version of the library that an attack comes from, by its distribution's name."""
+    if library not in LIBRARIES.entries():
+        return {}
+    found: AttackLibrary = LIBRARIES.load(library)
+    return {found.distribution: found.version}
+
+
+def git_sha() -> str:
+    """Return the commit of the checkout that holds the code, "-dirty" if changed, else ""."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+        if tracked.returncode:  # installed inside somebody else's repository
+            return ""
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+@cache
+def device_name(device: str) -> str:
+    """Return the name of the processor, or of the GPU for ``cuda``."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
