@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from benchmark.attacks.view import AttackView, attack_view
     from benchmark.config.spec import RunSpec
     from benchmark.datasets.dataset import ImageDataset
-    from benchmark.datasets.source import DatasetInfo
+    from benchmark.datasets.info import DatasetInfo
     from benchmark.errors import UsageError
     from benchmark.models.defense import Defense, TrainingLog
 
@@ -21,12 +21,12 @@ __version__ = "0.1.0"
 _HOME = {
     "AttackView": "benchmark.attacks.view",
     "BudgetAttack": "benchmark.attacks.base",
-    "DatasetInfo": "benchmark.datasets",
+    "DatasetInfo": "benchmark.datasets.info",
     "Defense": "benchmark.models.defense",
-    "ImageDataset": "benchmark.datasets",
+    "ImageDataset": "benchmark.datasets.dataset",
     "MinimalAttack": "benchmark.attacks.base",
     "RunSpec": "benchmark.config.spec",
-    "TrainingLog": "benchmark.training",
+    "TrainingLog": "benchmark.models.defense",
     "UsageError": "benchmark.errors",
     "attack_view": "benchmark.attacks.view",
 }

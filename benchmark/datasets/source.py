@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.datasets.catalogue import CIFAR10, DIGITS, FASHION_MNIST, MNIST, STL10, TINY_IMAGENET
 from benchmark.datasets.class_names import check_class_names
 from benchmark.datasets.dataset import ImageDataset, balanced_order
 from benchmark.datasets.downloads import download_folder
@@ -26,21 +25,6 @@ from benchmark.hashing import derive_seed
 from benchmark.io.locks import held
 from benchmark.machine_errors import no_room
 from benchmark.progress import ConsoleProgress
-
-__all__ = [
-    "CIFAR10",
-    "DIGITS",
-    "FASHION_MNIST",
-    "MNIST",
-    "STL10",
-    "TINY_IMAGENET",
-    "DatasetInfo",
-    "DatasetSource",
-    "ImageDataset",
-    "RawSplit",
-    "SplitName",
-    "balanced_order",
-]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from rich.table import Table
 
 from benchmark.console import plain_console
+from benchmark.datasets.info import SplitName
 from benchmark.datasets.load import open_source
-from benchmark.datasets.source import SplitName
 from benchmark.dimension.estimator import (
     SCALINGS,
     SMALLEST_K,

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from benchmark.datasets.source import DatasetInfo
+from benchmark.datasets.info import DatasetInfo
 from benchmark.errors import UsageError, unknown_name
 
 VGG = {"vgg16": "D", "vgg19": "E"}

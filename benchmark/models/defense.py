@@ -13,7 +13,7 @@ from benchmark.progress import Progress
 
 if TYPE_CHECKING:
     from benchmark.datasets.dataset import ImageDataset
-    from benchmark.datasets.source import DatasetInfo
+    from benchmark.datasets.info import DatasetInfo
 
 
 class Defense(nn.Module):

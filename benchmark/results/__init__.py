@@ -1,6 +1,12 @@
 """Results: the schemas of a run's tables, and its folder. No torch."""
 
-from benchmark.results.model_records import ModelOrigin, ModelRecord, read_model, read_models
+from benchmark.results.model_records import (
+    ModelOrigin,
+    ModelRecord,
+    read_model,
+    read_models,
+    write_model,
+)
 from benchmark.results.run import Run, read_origin, read_run, read_spec
 from benchmark.results.schema import CELL_KEY, CELLS, SAMPLES, ResultsError, Status
 from benchmark.results.tables import (
@@ -32,6 +38,7 @@ __all__ = [
     "read_spec",
     "read_table",
     "validate",
+    "write_model",
     "write_table",
     "write_tables",
 ]
