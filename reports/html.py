@@ -15,31 +15,30 @@ from benchmark.io.paths import own_folder, real
 from benchmark.machine_errors import cannot_write
 from benchmark.results.audit_tables import read_audit
 from benchmark.results.run import Run, read_run
-from reports import (
+from reports.figures import curves, interactive
+from reports.pages import crosscheck
+from reports.pages.leftovers import clear_away
+from reports.paper.dimension import DimensionResult, is_dimension, read_dimension
+from reports.paper.measured import paper_tables
+from reports.section import RunContext, Section, SectionMaker, SharedMaker, View, slug
+from reports.sections import (
     accuracy,
     attack_pictures,
     audit,
-    code_map,
     compare,
     compare_runs,
     cost,
-    crosscheck,
-    figures,
-    interactive,
+    embedding_map,
     libraries,
     models,
     reasons,
     settings,
-    tables,
     training,
     trust,
     worst_case,
 )
-from reports.dimension import DimensionResult, is_dimension, read_dimension
-from reports.leftovers import clear_away
-from reports.paper import paper_tables
-from reports.paper_view import paper_section
-from reports.section import RunContext, Section, SectionMaker, SharedMaker, View, slug
+from reports.sections.paper import paper_section
+from reports.tables import grid
 from reports.templating import asset, environment
 
 SECTIONS: tuple[SectionMaker, ...] = (
@@ -54,7 +53,7 @@ SECTIONS: tuple[SectionMaker, ...] = (
     cost.make,
     models.make,
     training.make,
-    code_map.make,
+    embedding_map.make,
     settings.make,
 )
 """What the page says about a run, in its order."""
@@ -154,13 +153,13 @@ def render(
 def _contexts(runs: Sequence[Run]) -> list[RunContext]:
     names = [defense.name for run in runs for defense in run.spec.defenses]
     names += [name for run in runs for name in sorted(set(run.cells["defense"]))]
-    styles = figures.line_styles([*names, *(m.defense for run in runs for m in run.models)])
+    styles = curves.line_styles([*names, *(m.defense for run in runs for m in run.models)])
     contexts = []
     for i, run in enumerate(runs, 1):
-        cells = tables.grid(run)
+        cells = grid.grid(run)
         rank = i if len(runs) > 1 else 0
         prefix = f"run{rank}-" if rank else ""
-        pooled = tables.pool(cells, run.samples)
+        pooled = grid.pool(cells, run.samples)
         contexts.append(
             RunContext(
                 run,

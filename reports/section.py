@@ -1,7 +1,7 @@
 """A section of the page about one run: what it says, and the files that it puts beside the page.
 
-A section is made by one function from a :class:`RunContext` and shown by one template of
-``templates/sections/``. :data:`reports.html.SECTIONS` lists them in the order of the page: a new
+A section is made by one function from a :class:`RunContext` and shown by the template beside it in
+``sections/``. :data:`reports.html.SECTIONS` lists them in the order of the page: a new
 one is a new module, its template and a line there.
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmark.results.audit_tables import AuditTables, no_audit
 from benchmark.results.run import Run
-from reports.drawing import Picture
+from reports.figures.drawing import Picture
 
 View = dict[str, Any]
 
@@ -24,10 +24,11 @@ View = dict[str, Any]
 class RunContext:
     """What every section of one run starts from.
 
-    ``cells`` is :func:`reports.tables.grid`'s frame and ``pooled`` :func:`reports.tables.pool`'s.
-    ``styles`` gives each defense its look over the whole report. File names begin with ``prefix``
-    (empty where the report is about one run) and ids in the page with ``id``. ``rank`` is the
-    run's number where there are several, else 0. ``audit`` is what the run's audit left.
+    ``cells`` is :func:`reports.tables.grid.grid`'s frame and ``pooled``
+    :func:`reports.tables.grid.pool`'s. ``styles`` gives each defense its look over the whole
+    report. File names begin with ``prefix`` (empty where the report is about one run) and ids in
+    the page with ``id``. ``rank`` is the run's number where there are several, else 0. ``audit`` is
+    what the run's audit left.
     """
 
     run: Run
@@ -52,7 +53,7 @@ class RunContext:
 class Section:
     """One section: ``template`` is rendered with ``view`` as ``v``, under the heading ``title``.
 
-    ``template`` is a name below ``templates/``, such as ``sections/accuracy.html.j2``. ``key`` ends
+    ``template`` is a name below ``reports/``, such as ``sections/accuracy.html.j2``. ``key`` ends
     the section's id in the page. ``files`` maps names, relative to the page, to bytes.
     """
 

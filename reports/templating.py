@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 @cache
 def environment() -> Environment:
-    """Return the environment of ``templates/``."""
+    """Return the environment of this package: each template lies beside what fills it."""
     return Environment(
-        loader=PackageLoader("reports", "templates"),
+        loader=PackageLoader("reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -19,7 +19,7 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> Markup:
-    """Return a file of ``templates/``, such as a style sheet, as it stands."""
+    """Return a file of this package, such as a style sheet, as it stands."""
     templates = environment()
     assert templates.loader is not None
     return Markup(templates.loader.get_source(templates, name)[0])

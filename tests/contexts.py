@@ -10,18 +10,19 @@ from benchmark.config.threat import ThreatModel
 from benchmark.results import CELL_KEY, CELLS, SAMPLES, Run, make_table, read_run, validate
 from benchmark.results.audit_tables import read_audit
 from benchmark.stats import wilson_interval
-from reports import figures, tables
+from reports.figures import curves
 from reports.section import RunContext
+from reports.tables import grid
 from reports.templating import environment
 
 
 def context(run, prefix=""):
     """The context of a run, or of a run's folder."""
     run = read_run(run) if isinstance(run, Path) else run
-    cells = tables.grid(run)
+    cells = grid.grid(run)
     names = [*(defense.name for defense in run.spec.defenses), *cells["defense"]]
-    pooled = tables.pool(cells, run.samples)
-    styles = figures.line_styles(names)
+    pooled = grid.pool(cells, run.samples)
+    styles = curves.line_styles(names)
     own = f"{prefix}{run.run_id}"
     return RunContext(run, cells, pooled, styles, prefix, own, audit=read_audit(run.path))
 

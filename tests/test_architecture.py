@@ -81,8 +81,8 @@ def test_the_copy_itself_is_clean(copy: Path) -> None:
         ("benchmark/execution/runner.py", "import reports.html"),
         ("defenses/networks.py", "import baselines.networks"),
         ("baselines/madry.py", "from defenses.e_cla import EncoderClassifier"),
-        ("reports/tables.py", "import torch"),
-        ("reports/figures.py", "from benchmark import datasets"),
+        ("reports/tables/grid.py", "import torch"),
+        ("reports/figures/curves.py", "from benchmark import datasets"),
         ("reports/html.py", "import defenses"),
     ],
 )

@@ -15,11 +15,13 @@ from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.results import ResultsError, read_run
 from benchmark.results.pictures import FILE, Pixelled, decoded, put_pictures, read_pictures
-from reports import attack_pictures, figures, tables
-from reports.attack_pictures import SHOWN
+from reports.figures import curves
+from reports.figures.tiles import amplification, tiles
 from reports.section import RunContext
+from reports.sections import attack_pictures
+from reports.sections.attack_pictures import SHOWN
+from reports.tables import grid
 from reports.templating import environment
-from reports.tiles import amplification, tiles
 
 TWO = ("undefended", "madry")
 REACH = {
@@ -31,9 +33,9 @@ REACH = {
 
 def context(run_dir, prefix=""):
     run = read_run(run_dir)
-    cells = tables.grid(run)
-    styles = figures.line_styles(defense.name for defense in run.spec.defenses)
-    return RunContext(run, cells, tables.pool(cells, run.samples), styles, prefix, "run")
+    cells = grid.grid(run)
+    styles = curves.line_styles(defense.name for defense in run.spec.defenses)
+    return RunContext(run, cells, grid.pool(cells, run.samples), styles, prefix, "run")
 
 
 def section(run_dir, prefix=""):

@@ -11,10 +11,19 @@ from fake_runs import fake_run, fake_spec
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from reports import accuracy, compare, pairs
-from reports.outcomes import STOOD
-from reports.pairs import Comparison, Standing, count, findings, interval_words, p_words, signed
-from reports.words import eps_words
+from reports.analysis import pairs
+from reports.analysis.outcomes import STOOD
+from reports.analysis.pairs import (
+    Comparison,
+    Standing,
+    count,
+    findings,
+    interval_words,
+    p_words,
+    signed,
+)
+from reports.analysis.ranges import eps_words
+from reports.sections import accuracy, compare
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -11,7 +11,7 @@ from fake_runs import PROVENANCE, fake_run, fake_spec
 from benchmark.config.spec import DefenseSpec
 from benchmark.results import ModelRecord
 from benchmark.stats import mcnemar
-from reports import compare_runs
+from reports.sections import compare_runs
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

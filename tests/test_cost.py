@@ -7,7 +7,7 @@ import pytest
 from contexts import context, page_of, run_of, sample
 from fake_runs import fake_run, fake_spec
 
-from reports import cost
+from reports.sections import cost
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

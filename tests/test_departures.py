@@ -16,9 +16,9 @@ from benchmark.progress import Progress
 from benchmark.registry import DATASETS
 from benchmark.training import TrainingSettings, adversarial_examples, train
 from defenses.ot_classifier import OTClassifier
-from reports import departures as listed
-from reports.departures import departures
 from reports.html import write_report
+from reports.paper import departures as listed
+from reports.paper.departures import departures
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -59,8 +59,8 @@ from benchmark.results.pictures import read_pictures
 from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
 from benchmark.training.model_cache import Checkpoints
-from reports.dimension import read_dimension
-from reports.speed import read_speed
+from reports.pages.speed import read_speed
+from reports.paper.dimension import read_dimension
 
 TOY = DatasetInfo("toy", (1, 4, 4), 2, ("a", "b"), augment=False)
 

@@ -35,9 +35,9 @@ from benchmark.results import ModelRecord, ResultsError, read_run, read_spec, wr
 from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
 from benchmark.training.model_cache import Checkpoints
-from reports.crosscheck import _png
 from reports.html import write_report
-from reports.leftovers import clear_away
+from reports.pages.crosscheck import _png
+from reports.pages.leftovers import clear_away
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [

@@ -13,15 +13,16 @@ from fake_runs import fake_run, fake_spec
 from pages import Page
 
 from benchmark.results import read_run
-from reports import figures, interactive, tables
+from reports.analysis.studies import study_curves
+from reports.figures import curves, interactive
+from reports.figures.interactive import Chart, Line
 from reports.html import write_report
-from reports.interactive import Chart, Line
-from reports.studies import study_curves
+from reports.tables import grid
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 NAN = math.nan
-STYLES = figures.line_styles(["a", "b", "c"])
+STYLES = curves.line_styles(["a", "b", "c"])
 HOSTILE = "</script><b>%{x} & $"
 
 
@@ -102,7 +103,7 @@ def test_a_name_is_text_to_plotly_and_cannot_end_the_script():
 
 
 def test_markers_of_every_style_have_a_shape_of_their_own():
-    styles = figures.line_styles(map(str, range(9)))
+    styles = curves.line_styles(map(str, range(9)))
     shapes = {re.search("points=.*? fill", interactive.swatch(s)).group() for s in styles.values()}
     symbols = {
         chart(Line("a", [0], [1], s))["data"][0]["marker"]["symbol"] for s in styles.values()
@@ -123,10 +124,10 @@ def made(tmp_path_factory):
 
 
 def test_a_security_curve_holds_the_tables_numbers(made):
-    cells = tables.grid(made.run)
-    pooled = tables.pool(cells, made.run.samples)
+    cells = grid.grid(made.run)
+    pooled = grid.pool(cells, made.run.samples)
     pooled, cells = (frame[frame["attack"] == "pgd"] for frame in (pooled, cells))
-    picture = figures.security_curves(pooled, cells, figures.line_styles(["<gan>", "madry"]))
+    picture = curves.security_curves(pooled, cells, curves.line_styles(["<gan>", "madry"]))
     data = json.loads(picture.chart)["data"]
     lines = [trace for trace in data if trace.get("mode") == "lines+markers"]
     assert [line["meta"]["defense"] for line in lines] == ["<gan>", "madry"]
@@ -152,9 +153,9 @@ def test_a_studys_line_hides_with_its_member(tmp_path):
     ]
     spec = type(spec)(**{**vars(spec), "defenses": tuple(members)})
     run = read_run(fake_run(tmp_path, spec))
-    cells = tables.grid(run)
+    cells = grid.grid(run)
     own = cells[cells["attack"] == "pgd"]
-    picture = study_curves(tables.pool(own, run.samples), own, run.spec)
+    picture = study_curves(grid.pool(own, run.samples), own, run.spec)
     lines = [t for t in json.loads(picture.chart)["data"] if t.get("mode") == "lines+markers"]
     assert [line["name"] for line in lines] == ["code_dim = 4", "code_dim = 16"]
     assert [line["meta"]["defense"] for line in lines] == names

@@ -37,8 +37,8 @@ from benchmark.registry import DEFENSES
 from benchmark.results import CELLS, ResultsError, make_table, read_run, validate
 from benchmark.stats import paired_randomization, wilson_interval
 from benchmark.training import TrainingSettings
-from reports import trust
 from reports.html import _contexts, _shown
+from reports.sections import trust
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

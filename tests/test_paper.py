@@ -12,13 +12,13 @@ from benchmark.config.spec import AttackSpec, DefenseSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.results import ResultsError, read_run
 from benchmark.stats import wilson_interval
-from reports import code_map
-from reports import published as paper
-from reports.code_map import code_maps
-from reports.dimension import read_dimension
-from reports.paper import NOT_RUN, by_trust, paper_tables
-from reports.studies import member, sequential_styles, study_curves
-from reports.tables import grid, pool
+from reports.analysis.studies import member, sequential_styles, study_curves
+from reports.figures import embedding_map
+from reports.figures.embedding_map import code_maps
+from reports.paper import published as paper
+from reports.paper.dimension import read_dimension
+from reports.paper.measured import NOT_RUN, by_trust, paper_tables
+from reports.tables.grid import grid, pool
 
 # Ten images: how many fall by 0, 0.1, 0.14, 0.2, 0.3, 0.4 and 3.92 can be counted off.
 REACH = {
@@ -333,7 +333,7 @@ def test_the_code_map_is_drawn(tmp_path):
 
 def test_the_numbers_of_a_code_map_do_not_cover_each_other(monkeypatch):
     kept = []
-    monkeypatch.setattr(code_map, "render", lambda figure: kept.append(figure) or (b"", b""))
+    monkeypatch.setattr(embedding_map, "render", lambda figure: kept.append(figure) or (b"", b""))
     columns = {"dataset": "mnist", "defense": "ot-cla", "seed": 0, "attack": "", "eps": 0.0}
     rows = [
         {**columns, "condition": "clean", "sample_id": i, "label": i % 3, "pred": 0}

@@ -9,9 +9,9 @@ from fake_runs import fake_codes, fake_run, fake_spec
 from benchmark.config.spec import AttackSpec, DefenseSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.results import read_run
-from reports import paper_figures as drawn
-from reports.paper import paper_tables
-from reports.paper_figures import FAIR_NAME, paper_figures
+from reports.paper import figures as drawn
+from reports.paper.figures import FAIR_NAME, paper_figures
+from reports.paper.measured import paper_tables
 
 REACH = {
     "undefended": [0.05] * 10,
@@ -107,7 +107,7 @@ def test_open_marks_are_the_curves_own(tmp_path, record):
 def test_the_looks_are_those_of_the_report(tmp_path, record):
     order = ("plugin", *reversed(DEFENSES))
     paper_figures(paper_tables([run(tmp_path)]), order)
-    from reports.figures import line_styles
+    from reports.figures.curves import line_styles
 
     styles = line_styles(order)
     (curve,) = [

@@ -16,12 +16,12 @@ from benchmark.config.threat import ThreatModel
 from benchmark.results import make_table, read_run
 from benchmark.results.audit_tables import VERDICTS, put_verdicts
 from benchmark.stats import wilson_interval
-from reports.dimension import read_dimension
 from reports.html import write_report
-from reports.paper import paper_tables
-from reports.paper_figures import paper_figures
-from reports.paper_grids import paper_grids, tex
-from reports.paper_view import paper_section
+from reports.paper.dimension import read_dimension
+from reports.paper.figures import paper_figures
+from reports.paper.grids import paper_grids, tex
+from reports.paper.measured import paper_tables
+from reports.sections.paper import paper_section
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

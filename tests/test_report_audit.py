@@ -12,14 +12,15 @@ from pages import Page
 
 from benchmark.results import SAMPLES, ModelRecord, make_table
 from benchmark.results.audit_tables import AuditTables, read_audit
-from reports import accuracy, audit, tables, worst_case
-from reports.audit import NOT_MEASURED
-from reports.explanations import FOLDERS, explanation, paragraphs, plain_text
-from reports.flags import flagged, flags
-from reports.heat_map import Matrix, heat_map
+from reports.analysis.check_pages import FOLDERS, explanation, paragraphs, plain_text
+from reports.analysis.flags import flagged, flags
+from reports.analysis.outcomes import stochastic_defenses
+from reports.figures.heat_map import Matrix, heat_map
 from reports.html import write_report
-from reports.outcomes import stochastic_defenses
 from reports.section import RunContext
+from reports.sections import accuracy, audit, worst_case
+from reports.sections.audit import NOT_MEASURED
+from reports.tables import grid
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -161,7 +162,7 @@ def test_a_legend_names_doubts_unless_all_share_them(words, shown):
 def test_a_norm_has_its_own_flag(tmp_path):
     run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
     put_audit(run_dir, verdicts=[verdict("madry", "gradient masking", norm="l2")])
-    linf, l2 = tables.accuracy_tables(context(run_dir).pooled, flags(context(run_dir)))
+    linf, l2 = grid.accuracy_tables(context(run_dir).pooled, flags(context(run_dir)))
     assert (linf.flags, l2.flags) == ({}, {"madry": "gradient masking"})
 
 

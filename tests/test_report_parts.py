@@ -12,10 +12,11 @@ from pages import Page
 
 from benchmark.config.spec import DefenseSpec
 from benchmark.results import read_run
-from reports import figures, tables
+from reports.figures import curves as figures_curves
 from reports.html import write_report
-from reports.models import words
-from reports.training import CURVES, training_curves
+from reports.sections.models import words
+from reports.sections.training import CURVES, training_curves
+from reports.tables import grid
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,8 +38,8 @@ def skipping(tmp_path_factory):
 
 
 def accuracy(run, cells=None):
-    cells = tables.grid(run) if cells is None else cells
-    return tables.accuracy_tables(tables.pool(cells, run.samples))
+    cells = grid.grid(run) if cells is None else cells
+    return grid.accuracy_tables(grid.pool(cells, run.samples))
 
 
 def test_a_defense_that_an_attack_skipped_has_no_row_but_a_sentence(skipping):
@@ -53,8 +54,8 @@ def test_a_defense_that_an_attack_skipped_has_no_row_but_a_sentence(skipping):
         named = [line.split(",")[0] for line in csv.read_text("utf-8").splitlines()[1:]]
         assert named == [row[0] for row in table.rows]
         remark, body = tex.read_text("ascii").split("\\begin{table}")
-        assert remark.endswith(f"% skipped: {tables.latex_escape(', '.join(table.skipped))}\n")
-        assert not any(f"{{{tables.latex_escape(name)}}}" in body for name in table.skipped)
+        assert remark.endswith(f"% skipped: {grid.latex_escape(', '.join(table.skipped))}\n")
+        assert not any(f"{{{grid.latex_escape(name)}}}" in body for name in table.skipped)
     # The file of all numbers hides nothing.
     everything = (skipping.path.parent / "accuracy.csv").read_text("utf-8")
     assert everything.count(",skipped,") == 5 + 2 * 3
@@ -63,7 +64,7 @@ def test_a_defense_that_an_attack_skipped_has_no_row_but_a_sentence(skipping):
 @pytest.mark.parametrize("other", ["ok", "failed", "missing"])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_a_single_cell_that_was_not_skipped_keeps_the_row(skipping, other, seeds):
-    cells = tables.grid(skipping.run)
+    cells = grid.grid(skipping.run)
     own = (cells["defense"] == "madry") & (cells["attack"] == "cw") & (cells["eps"] == 1.0)
     cells.loc[own & cells["seed"].isin(seeds), "status"] = other
     cells.loc[own, ["n", "robust_accuracy", "clean_accuracy"]] = [40, 0.5, 1.0]
@@ -188,7 +189,7 @@ def test_only_the_defenses_own_epochs_count(measuring):
 
 
 def curves(run):
-    styles = figures.line_styles(model.defense for model in run.models)
+    styles = figures_curves.line_styles(model.defense for model in run.models)
     return {curve.key: training_curves(run.models, curve, styles, "mnist") for curve in CURVES}
 
 
@@ -226,7 +227,7 @@ def test_the_floor_is_a_dotted_line_in_the_models_colour(measuring, monkeypatch)
     floors = []
     monkeypatch.setattr(Axes, "axhline", lambda self, y, **look: floors.append((y, look)))
     curves(measuring.run)
-    styles = figures.line_styles(model.defense for model in measuring.run.models)
+    styles = figures_curves.line_styles(model.defense for model in measuring.run.models)
     assert [y for y, _ in floors] == [0.05, 0.05]  # a model per seed, and only with codes
     for _, look in floors:
         assert (look["linestyle"], look["color"]) == (":", styles["ot-cla"]["color"])

@@ -11,7 +11,7 @@ from pages import Page
 
 from benchmark.errors import UsageError
 from benchmark.results import ResultsError
-from reports import speed
+from reports.pages import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,7 +181,7 @@ def test_no_folder_and_no_room(tmp_path) -> None:
 
 
 def test_it_never_loads_torch() -> None:
-    code = "import sys, reports.speed; print('torch' in sys.modules)"
+    code = "import sys, reports.pages.speed; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

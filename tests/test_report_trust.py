@@ -19,7 +19,7 @@ from benchmark.io.json_files import write_json
 from benchmark.results import CELL_KEY, SAMPLES, ResultsError, read_run, read_samples, read_table
 from benchmark.results.row_keys import count_distinct, number_groups, repeated
 from reports.html import write_report
-from reports.protocol import deviations
+from reports.paper.protocol import deviations
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

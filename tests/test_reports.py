@@ -17,8 +17,9 @@ from benchmark.errors import UsageError
 from benchmark.io.json_files import write_json
 from benchmark.results import ResultsError, read_run
 from benchmark.stats import wilson_interval
-from reports import figures, tables
+from reports.figures import curves
 from reports.html import write_report
+from reports.tables import grid as tables_grid
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -228,8 +229,8 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path):
 @pytest.fixture(scope="module")
 def pooled(report):
     run = read_run(report.run_dir)
-    cells = tables.grid(run)
-    return SimpleNamespace(run=run, cells=cells, rows=tables.pool(cells, run.samples))
+    cells = tables_grid.grid(run)
+    return SimpleNamespace(run=run, cells=cells, rows=tables_grid.pool(cells, run.samples))
 
 
 def test_the_grid_holds_every_cell_of_the_spec_once(pooled):
@@ -246,7 +247,7 @@ def test_cells_that_the_spec_does_not_ask_for_are_kept(tmp_path):
     run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
     other = fake_spec(("undefended",), seeds=(0,))
     (run_dir / "spec.json").write_text(other.to_json(), "utf-8")
-    cells = tables.grid(read_run(run_dir))
+    cells = tables_grid.grid(read_run(run_dir))
     assert cells["status"].tolist() == ["missing"] * 8 + ["ok"] * 8
     Page(write_report([run_dir]).read_text("utf-8"))
 
@@ -265,12 +266,12 @@ def test_seeds_are_averaged_and_an_image_counts_once(pooled):
 def test_seeds_that_attacked_other_images_add_up(pooled):
     samples = pooled.run.samples.copy()
     samples["sample_id"] += 1000 * samples["seed"]
-    assert set(tables.pool(pooled.cells, samples)["images"].dropna()) == {80}
+    assert set(tables_grid.pool(pooled.cells, samples)["images"].dropna()) == {80}
 
 
 def test_a_single_seed_keeps_the_runs_own_interval(tmp_path):
     run = read_run(fake_run(tmp_path, fake_spec(("madry",), seeds=(3,))))
-    row = tables.pool(tables.grid(run), run.samples).iloc[1]
+    row = tables_grid.pool(tables_grid.grid(run), run.samples).iloc[1]
     assert row[["ci_low", "ci_high"]].tolist() == run.cells.iloc[1][["ci_low", "ci_high"]].tolist()
 
 
@@ -278,12 +279,12 @@ def test_a_seed_that_failed_is_not_hidden(pooled):
     cells = pooled.cells.copy()
     lost = (cells["defense"] == "undefended") & (cells["seed"] == 1)
     cells.loc[lost, "status"] = "failed"
-    table = tables.accuracy_tables(tables.pool(cells, pooled.run.samples))[0]
+    table = tables_grid.accuracy_tables(tables_grid.pool(cells, pooled.run.samples))[0]
     assert table.rows[0][2][0].text.endswith("(1 of 2 seeds)")
 
 
 def test_no_cell_is_blank(pooled, report):
-    pgd = tables.accuracy_tables(pooled.rows)[0]
+    pgd = tables_grid.accuracy_tables(pooled.rows)[0]
     by_name = {name: [cell.value for cell in cells] for name, _, cells in pgd.rows}
     assert by_name["madry"][1:3] == ["failed", "failed"]
     assert by_name["ot-cla-adv"][2] == "skipped"
@@ -297,11 +298,11 @@ def test_no_cell_is_blank(pooled, report):
 
 
 def test_latex_escapes_every_special_character():
-    assert tables.latex_escape(r"a_b%$#&{}") == r"a\_b\%\$\#\&\{\}"
-    assert tables.latex_escape("\\~^<>") == (
+    assert tables_grid.latex_escape(r"a_b%$#&{}") == r"a\_b\%\$\#\&\{\}"
+    assert tables_grid.latex_escape("\\~^<>") == (
         r"\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}"
     )
-    assert tables.latex_escape("漢\n") == "??"
+    assert tables_grid.latex_escape("漢\n") == "??"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
@@ -326,18 +327,18 @@ def test_latex_compiles(tmp_path):
 
 def test_each_defense_has_a_look_of_its_own_in_every_figure():
     names = [f"d{i}" for i in range(40)]
-    styles = figures.line_styles([*names, *names])
+    styles = curves.line_styles([*names, *names])
     looks = {(tuple(s["color"]), s["marker"], str(s["linestyle"])) for s in styles.values()}
     assert len(looks) == len(names)
-    assert figures.line_styles(names[:3]) == {name: styles[name] for name in names[:3]}
+    assert curves.line_styles(names[:3]) == {name: styles[name] for name in names[:3]}
 
 
 def test_a_figure_survives_any_name(pooled, drawn):
     names = {"madry": "_hidden", "undefended": "a -- b\x01\n$x^$", "ot-cla-adv": "x" * 200}
     rows = pooled.rows.replace({"defense": names})
     rows = rows[rows["attack"] == "pgd"]
-    styles = figures.line_styles(rows["defense"])
-    picture = figures.security_curves(rows, pooled.cells.iloc[:0], styles)
+    styles = curves.line_styles(rows["defense"])
+    picture = curves.security_curves(rows, pooled.cells.iloc[:0], styles)
     assert picture.png.startswith(b"\x89PNG")
     assert b"\x01" not in picture.svg
     assert b"_hidden" in picture.svg  # in the legend: text drawn as paths keeps a comment

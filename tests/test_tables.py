@@ -10,8 +10,9 @@ from fake_runs import LINF, fake_run, fake_spec
 
 from benchmark.config.spec import AttackSpec, DefenseSpec
 from benchmark.config.threat import ThreatModel
-from reports import libraries, tables
-from reports.text_table import TextTable
+from reports.sections import libraries
+from reports.tables import grid
+from reports.tables.text_table import TextTable
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,7 +38,7 @@ def test_a_text_table_says_the_same_in_every_form():
 def test_the_accuracy_table_as_markdown_reads_as_its_csv(tmp_path):
     states = {("a", 0.1): ("failed", "boom")}
     whole = context(fake_run(tmp_path, fake_spec(("a", "b|c")), states=states))
-    table, _ = tables.accuracy_tables(whole.pooled)
+    table, _ = grid.accuracy_tables(whole.pooled)
     lines = table.markdown().splitlines()
     cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
     plain = list(csv.reader(io.StringIO(table.csv())))
@@ -77,11 +78,11 @@ def test_one_library_is_nothing_to_compare(tmp_path):
 def test_defenses_stay_in_the_runs_order(tmp_path):
     spec = replace(fake_spec(("z",)), defenses=(DefenseSpec("z"), DefenseSpec("a")))
     whole = context(fake_run(tmp_path, spec))
-    assert [row[0] for row in tables.accuracy_tables(whole.pooled)[0].rows] == ["z", "a"]
+    assert [row[0] for row in grid.accuracy_tables(whole.pooled)[0].rows] == ["z", "a"]
 
 
 @pytest.mark.parametrize(("remark", "note"), [("1 of 2 attacks", "1 of 2 attacks"), ("", "")])
 def test_a_remark_is_part_of_the_note(tmp_path, remark, note):
     whole = context(fake_run(tmp_path, fake_spec(("a",))))
-    table = tables.accuracy_tables(whole.pooled.assign(remark=remark))[0]
+    table = grid.accuracy_tables(whole.pooled.assign(remark=remark))[0]
     assert table.rows[0][2][0].note == note

@@ -9,8 +9,8 @@ from fake_runs import fake_run, fake_spec
 from markdown_it import MarkdownIt
 
 from benchmark.stats import wilson_interval
-from reports import worst_case
-from reports.outcomes import outcomes
+from reports.analysis.outcomes import outcomes
+from reports.sections import worst_case
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

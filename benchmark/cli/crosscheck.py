@@ -104,7 +104,7 @@ def crosscheck(
     def write() -> Path:
         if was_there and is_newer(page, found.path / "crosscheck.json"):
             return page
-        from reports.crosscheck import write_page
+        from reports.pages.crosscheck import write_page
 
         return write_page(found.path)
 

@@ -66,7 +66,7 @@ def speed(
         typer.echo(json.dumps(dict(found.result), indent=2))
     else:
         print_speed(found.result)
-    from reports.speed import write_page
+    from reports.pages.speed import write_page
 
     if not reported(lambda: write_page(found.path), found.path) or found.failed:
         raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""What the sections say, computed from a run's tables."""

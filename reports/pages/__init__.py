@@ -1,0 +1,1 @@
+"""Pages of their own: the cross-check and the speed measurement."""

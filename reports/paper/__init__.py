@@ -1,0 +1,1 @@
+"""The paper: what it publishes, beside what runs measured."""

@@ -1,0 +1,42 @@
+"""The same attack in several libraries: a figure per defense and attack, a curve per library."""
+
+from reports.analysis.flags import flags_of, labelled
+from reports.figures import curves
+from reports.section import RunContext, Section, shown, slug
+
+KEY = ["norm", "attack", "defense"]
+FEWEST, MOST, WORK = 4, 14, 20_000
+"""Figures drawn: fewer the more cells a run has, which must not take minutes to report on. Those
+left out are named, and stand in the tables."""
+
+
+def make(context: RunContext) -> Section | None:
+    """Return the section; None where no attack has a result in two libraries on one defense."""
+    ok = context.pooled[context.pooled["status"] == "ok"]
+    counts = ok.groupby(KEY, sort=False)["library"].nunique()
+    several = list(counts.index[counts > 1])
+    if not several:
+        return None
+    libraries = list(dict.fromkeys(context.pooled["library"]))
+    styles = curves.line_styles(libraries)
+    pooled = dict(iter(context.pooled.groupby(KEY, sort=False)))
+    cells = dict(iter(context.cells.groupby(KEY, sort=False)))
+    files: dict[str, bytes] = {}
+    pictures = []
+    most = max(FEWEST, min(MOST, WORK // len(context.cells)))
+    for i, key in enumerate(several[:most], 1):
+        _, attack, defense = key
+        own, single = (
+            frame[key].assign(defense=frame[key]["library"], library="each library")
+            for frame in (pooled, cells)
+        )
+        switches = dict.fromkeys(libraries, defense)
+        words = flags_of(context, str(own["norm"].iloc[0]))
+        subject = labelled(defense, words)
+        picture = curves.security_curves(own, single, styles, subject, switches)
+        assert picture is not None  # two libraries have a result
+        name = f"{context.prefix}libraries-{i:02d}-{slug(attack, defense)}"
+        pictures.append({"figure": shown(name, picture, files), "defense": defense})
+    view = {"figures": pictures, "left_out": several[most:], "of": len(several)}
+    title = "The same attack in several libraries"
+    return Section("libraries", title, "sections/libraries.html.j2", view, files)

@@ -1,0 +1,1 @@
+"""Tables of a run: as CSV, Markdown, LaTeX and on the page."""
