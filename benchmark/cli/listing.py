@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from benchmark.cli.options import AsJson
-from benchmark.config.presets import preset_names, read_preset
+from benchmark.config import presets
 from benchmark.console import print_table
 from benchmark.errors import unknown_name
 
@@ -59,7 +59,7 @@ def _listing(kind: Kind) -> dict[str, str]:
     from benchmark.registry import ATTACKS, DATASETS, DEFENSES
 
     if kind is Kind.presets:
-        return {name: read_preset(name)["description"] for name in preset_names()}
+        return {name: presets.read_preset(name)["description"] for name in presets.preset_names()}
     registry = {Kind.defenses: DEFENSES, Kind.attacks: ATTACKS, Kind.datasets: DATASETS}[kind]
     return {name: point.value for name, point in registry.entries().items()}
 

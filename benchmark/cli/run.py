@@ -7,9 +7,9 @@ import typer
 
 from benchmark.cli.messages import command_line, is_newer, reported, say, whole_numbers, words
 from benchmark.cli.options import DataDir, Dataset, Device, Eps, NTrain, Out, Preset
+from benchmark.config import presets
 from benchmark.config.attack_syntax import split_words
 from benchmark.config.eps import parse_eps, parse_list
-from benchmark.config.presets import preset_names, read_preset
 from benchmark.console import print_accuracies
 from benchmark.errors import unknown_name
 from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
@@ -84,8 +84,8 @@ def run(
     seed_list = whole_numbers(seeds, "--seeds")
     check_seconds(time_limit)
     check_level(audit, ("off", *LEVELS))
-    if preset and preset not in preset_names():
-        raise unknown_name("preset", preset, preset_names())
+    if preset and preset not in presets.preset_names():
+        raise unknown_name("preset", preset, presets.preset_names())
 
     from benchmark.cli.audit_run import audit_full, audit_line
     from benchmark.execution.plan import choose_device, plan
@@ -114,7 +114,7 @@ def run(
         study=study.strip(),
         exact=exact,
     )
-    say(f"preset {chosen} ({why}): {read_preset(chosen)['description']}")
+    say(f"preset {chosen} ({why}): {presets.read_preset(chosen)['description']}")
     if budgets and list(budgets) != parse_list(eps):
         say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
     if spec.study:

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.config.presets import preset_for, read_preset
+from benchmark.config import presets
 from benchmark.errors import UsageError, unknown_name
 
 ATTACKS = ("pgd",)
@@ -47,7 +47,7 @@ def find_study(preset: str, dataset: str, name: str) -> Study:
     UsageError with the nearest name if the preset has no such study at all, and with the dataset's
     own studies if it has one for others only.
     """
-    own = preset_for(preset, dataset).get("studies", {})
+    own = presets.preset_for(preset, dataset).get("studies", {})
     if name in own:
         settings = {"attacks": list(ATTACKS), **own[name]}
         defenses, option, values = (settings.pop(key) for key in ("defenses", "option", "values"))
@@ -63,7 +63,7 @@ def find_study(preset: str, dataset: str, name: str) -> Study:
 
 def study_names(preset: str) -> set[str]:
     """Return the studies that a preset, or one that it refines, has for any dataset."""
-    raw = read_preset(preset)
+    raw = presets.read_preset(preset)
     sections = [section for section in raw.values() if isinstance(section, Mapping)]
     base = study_names(raw["base"]) if "base" in raw else set()
     return base.union(*(section.get("studies", {}) for section in sections))

@@ -1,0 +1,204 @@
+"""Imports go one way, and what must start at once does."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+PACKAGES = ("benchmark", "defenses", "baselines", "reports")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+PATIENCE = 600
+"""Seconds after which a command counts as hanging."""
+
+CONTRACTS = 3
+"""Of setup.cfg's [importlinter]."""
+
+
+def run(*command: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        **options,
+    )
+
+
+def python(code: str) -> str:
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# --- import directions -----------------------------------------------------------------------
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run(
+        SCRIPTS / "lint-imports",
+        "--config",
+        folder / "setup.cfg",
+        "--no-cache",
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The four packages and their contracts in a folder where a violation can be planted."""
+    for path in (*MODULES, ROOT / "setup.cfg"):
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text("utf-8"), "utf-8")
+    return tmp_path
+
+
+def test_imports_go_one_way() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{CONTRACTS} kept, 0 broken" in done.stdout
+
+
+def test_the_copy_itself_is_clean(copy: Path) -> None:
+    assert lint_imports(copy).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("benchmark/evaluation/sweep.py", "import defenses.e_cla"),
+        ("benchmark/registry.py", "from baselines import undefended"),
+        ("benchmark/execution/runner.py", "import reports.html"),
+        ("defenses/networks.py", "import baselines.networks"),
+        ("baselines/madry.py", "from defenses.e_cla import EncoderClassifier"),
+        ("reports/tables/grid.py", "import torch"),
+        ("reports/figures/curves.py", "from benchmark import datasets"),
+        ("reports/html.py", "import defenses"),
+    ],
+)
+def test_a_wrong_import_is_caught(copy: Path, module: str, planted: str) -> None:
+    path = copy / module
+    path.write_text(path.read_text("utf-8") + f"\n{planted}\n", "utf-8")
+    done = lint_imports(copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"\b[1-9] broken", done.stdout), done.stdout
+
+
+def test_only_the_command_line_reaches_the_reports_and_only_inside_a_function() -> None:
+    tree = ast.parse((ROOT / "benchmark" / "cli.py").read_text("utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    at_import = [name for n in tree.body if n not in functions for name in imported(n)]
+    assert not {"reports", "torch"} & set(at_import)
+    assert "reports" in imported(tree)
+
+
+def imported(tree: ast.AST) -> list[str]:
+    """Return the top-level packages that ``tree`` imports, in functions too."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return [name.partition(".")[0] for name in names]
+
+
+# --- what importing costs --------------------------------------------------------------------
+
+HEAVY = (
+    *("torch", "torchvision", "pandas", "pyarrow", "sklearn", "scipy", "matplotlib", "seaborn"),
+    *("numpy", "statsmodels", "ot", "art", "torchattacks", "PIL", "plotly", "jinja2"),
+)
+
+
+@pytest.mark.parametrize("module", ["benchmark", "benchmark.cli", "benchmark.config.spec"])
+def test_import_pulls_in_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*[n for n in {HEAVY} if n in sys.modules])"
+    assert python(code) == ""
+
+
+def test_reports_never_load_torch() -> None:
+    assert python("import sys, reports.html; print('torch' in sys.modules)") == "False"
+
+
+def test_public_api_is_there_when_asked_for() -> None:
+    code = "import benchmark; print([n for n in benchmark.__all__ if not getattr(benchmark, n)])"
+    assert python(code) == "[]"
+
+
+def test_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
+    import benchmark
+
+    with pytest.raises(AttributeError, match="no attribute 'Defence'"):
+        _ = benchmark.Defence
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
+def test_help_answers_at_once(words: list[str]) -> None:
+    # What it would wait for is imports: seconds would measure the machine as well.
+    code = f"""
+import sys
+from benchmark.cli import main
+try:
+    main({words})
+except SystemExit as end:
+    assert not end.code, end.code
+print(*[name for name in {HEAVY} if name in sys.modules], sep=", ")
+"""
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 1
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_console_script_is_the_module() -> None:
+    script = run(SCRIPTS / "defensebench", "--version")
+    module = run(sys.executable, "-m", "benchmark", "--version", cwd=ROOT)
+    assert script.returncode == module.returncode == 0
+    assert script.stdout == module.stdout
+    assert script.stdout.startswith("defensebench ")
+
+
+# --- habits ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_has_a_docstring_and_keeps_clear_of_pickle(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert ast.get_docstring(tree), "a module says what it is for"
+    assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve"} & set(imported(tree))
+    # torch.load and torch.save pickle, and so does np.load where it is allowed to.
+    called = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert not {"torch.load", "torch.save", "np.load", "pd.read_pickle"} & called
+    assert "allow_pickle" not in path.read_text("utf-8")
+
+
+HARNESS = (
+    *("__main__", "cli", "spec", "datasets", "defense", "training", "attack", "view", "norms"),
+    *("sweep", "runner", "results", "stats", "registry", "testing/__init__", "attacks/pgd"),
+)
+
+
+def test_layout_is_complete() -> None:
+    names = {str(path.relative_to(ROOT)) for path in MODULES}
+    expected = {f"{package}/__init__.py" for package in PACKAGES} | {
+        f"benchmark/{name}.py" for name in HARNESS
+    }
+    assert expected <= names
