@@ -566,22 +566,22 @@ def test_a_cross_check_of_other_code_or_images_is_computed_again(write, tmp_path
     folder = write("pics", PICTURES.replace("{split}", "train"))
     (folder / "shift.txt").write_text("0")
     write(fit="pass")
-    success, _, _ = crosscheck_measure()
+    success, _, _ = check()
     assert success < 0.5
-    assert crosscheck_measure() == (success, True, [])
-    assert crosscheck_measure(again=True) == (success, False, [])
+    assert check() == (success, True, [])
+    assert check(again=True) == (success, False, [])
     write(**WRONG)
-    wrong, was_there, said = crosscheck_measure()
+    wrong, was_there, said = check()
     assert wrong > 0.8
     assert not was_there
     assert said == ["its code changed since this cross-check was computed: computed again"]
-    assert crosscheck_measure() == (wrong, True, [])
+    assert check() == (wrong, True, [])
     (folder / "shift.txt").write_text("5")
-    _, was_there, said = crosscheck_measure()
+    _, was_there, said = check()
     assert not was_there
     assert said[0].startswith("the images of pics:PICS changed since this cross-check")
     (folder / "shift.txt").unlink()
-    assert crosscheck_measure()[1]
+    assert check()[1]
 
 
 @pytest.mark.parametrize("command", ["run", "crosscheck", "speed"])

@@ -45,7 +45,7 @@ STAND_INS = {
     "audit": "benchmark.cli.audit_run.audit_run",
     "crosscheck": "benchmark.crosscheck.measure.crosscheck",
     "dimension": "benchmark.dimension.measure.measure_dimension",
-    "speed": "benchmark.speed.measure_speed",
+    "speed": "benchmark.speed.measure.measure_speed",
     "report": "reports.html.render",
     "list": "",
 }

@@ -1,6 +1,7 @@
 """Every attack class of ART and torchattacks: it runs, or is refused in a line that says why.
 
-docs/attack-libraries.md lists them; ``python tests/unit/attacks/test_attack_classes.py`` prints its tables.
+docs/attack-libraries.md lists them; its tables are printed by
+``PYTHONPATH=tests/helpers python tests/unit/attacks/test_attack_classes.py``.
 """
 
 from dataclasses import fields

@@ -30,9 +30,9 @@ from benchmark.datasets import (
     DatasetSource,
     ImageDataset,
     balanced_order,
+    catalogue,
     downloads,
 )
-from benchmark.datasets import source as datasets_source
 from benchmark.errors import UsageError
 
 TINY = DatasetInfo("toy", (1, 4, 6), 3, ("a", "b", "c"), augment=False)
@@ -626,4 +626,4 @@ def test_every_registered_dataset_is_described() -> None:
         info = source.info
         assert len(set(info.class_names)) == info.n_classes
         assert info.augment == (info.shape[0] == 3)
-        assert getattr(datasets_source, info.name.upper()) is source
+        assert getattr(catalogue, info.name.upper()) is source

@@ -103,7 +103,7 @@ GREY = 1 / 255  # images come from 8 bits
 
 def test_the_pictures_are_the_images_that_were_scored(monkeypatch):
     # Two images a batch, so that the pictured ones come from several.
-    monkeypatch.setattr("benchmark.batching.BATCH_SIZE", 2)
+    monkeypatch.setattr("benchmark.evaluation.sweep.BATCH_SIZE", 2)
     data = dataset(pixels(0.2, 0.3, 0.6, 0.4, 0.1, 0.1), torch.zeros(6).long())
     monkeypatch.setattr("benchmark.evaluation.sweep.PICTURED", 4)
     zero, small, large = outcomes(STEP, Scripted(script=up), data, [0, 0.15, 0.25])
@@ -144,7 +144,7 @@ def test_leaving_the_ball_is_noted_and_projected():
 
 
 def test_breaches_are_counted_over_all_batches(monkeypatch):
-    monkeypatch.setattr("benchmark.batching.BATCH_SIZE", 1)
+    monkeypatch.setattr("benchmark.evaluation.sweep.BATCH_SIZE", 1)
     attack = Scripted(script=lambda view, x, y, eps: x + x)  # 0.2, 0.3 and 0.4 away
     (outcome,) = outcomes(STEP, attack, DATA, [0.1])
     assert outcome.notes == "images left the ball, projected: 3 (by up to 0.3)"
@@ -426,7 +426,7 @@ def test_same_seed_same_outcome_and_global_random_state_untouched():
 
 
 def test_batches_do_not_mix_up_the_rows(monkeypatch):
-    monkeypatch.setattr("benchmark.batching.BATCH_SIZE", 3)
+    monkeypatch.setattr("benchmark.evaluation.sweep.BATCH_SIZE", 3)
     values = [0.1 + 0.01 * i for i in range(8)]
     attack = Scripted(script=lambda view, x, y, eps: x + x)  # moves by the pixel's own value
     (outcome,) = outcomes(STEP, attack, dataset(pixels(*values), torch.zeros(8).long()), [0.4])
