@@ -35,7 +35,7 @@ from benchmark.attacks.norms import distance, per_sample, project, steepest_asce
 from benchmark.attacks.precision import search_dtype
 from benchmark.attacks.view import AttackView
 from benchmark.batching import halved, release
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.seeding import generator
 
 WALK = 0.15
@@ -271,14 +271,14 @@ class Descent:
 
 @dataclass(frozen=True)
 class _Ladder:
-    """The eps of a sweep, ascending: float32 to move in, float64 with its slack to judge by."""
+    """The eps of a sweep, ascending: float32 to move in, float64 with its tolerance to judge by."""
 
     levels: Tensor
     reach: Tensor
 
     @classmethod
     def of(cls, budgets: Sequence[float], device: torch.device) -> "_Ladder":
-        reach = [eps + slack(eps) for eps in budgets]
+        reach = [eps + tolerance(eps) for eps in budgets]
         return cls(
             torch.tensor(budgets, dtype=torch.float32, device=device),
             torch.tensor(reach, dtype=torch.float64, device=device),

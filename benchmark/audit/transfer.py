@@ -21,9 +21,9 @@ from benchmark.audit.case import Curve
 from benchmark.batching import BATCH_SIZE, Batches
 from benchmark.config.presets import preset_for
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
-from benchmark.config.threat import ThreatModel, slack
+from benchmark.config.threat import ThreatModel, tolerance
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.evaluation.scoring import admit, inside_for, predict
+from benchmark.evaluation.scoring import enforce_threat_model, inside_for, predict
 from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
@@ -145,7 +145,9 @@ def _crafted(
             source.defense, len(x), eot=source.eot, bpda=source.bpda, inside=inside
         )
         with view_of as view:
-            x_adv, _ = admit(attack.run(view, x, y, eps=eps, generator=rng), x, eps, norm)
+            x_adv, _ = enforce_threat_model(
+                attack.run(view, x, y, eps=eps, generator=rng), x, eps, norm
+            )
         return rows, x, x_adv
 
     for part in torch.split(torch.arange(len(data), device=data.device), BATCH_SIZE):
@@ -185,7 +187,7 @@ class _Row:
     def transfer(self, source: str, threat: ThreatModel, data: ImageDataset) -> Transfer:
         labels = data.labels.cpu()
         wrong = self.clean != labels
-        reach = torch.tensor([eps + slack(eps) for eps in threat.eps], dtype=torch.float64)
+        reach = torch.tensor([eps + tolerance(eps) for eps in threat.eps], dtype=torch.float64)
         success = wrong | ((self.pred != labels) & (self.distance <= reach[:, None]))
         far = torch.where(wrong, 0.0, self.distance)
         curve = Curve(f"from {source}", LIBRARY, threat.norm, threat.eps, success, far)

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.case import Curve, Finding
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.results.audit_words import Role, Ruling
 from benchmark.stats import holm, mcnemar, wilson_interval
 
@@ -219,9 +219,9 @@ class _Fates:
                 return None
             fell = success[at[0]]
         else:
-            if min(self.curve.eps) > eps + slack(eps):
+            if min(self.curve.eps) > eps + tolerance(eps):
                 return None
-            near = self.curve.distance[:, :n] <= eps + slack(eps)
+            near = self.curve.distance[:, :n] <= eps + tolerance(eps)
             fell = (success & near).any(0)
         return torch.cat([fell, torch.zeros(n - len(fell), dtype=torch.bool)])
 

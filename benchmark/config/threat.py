@@ -37,7 +37,7 @@ FLOAT32_SPACING = 2.0**-23
 """From 1 to the next number that float32 holds."""
 
 
-def slack(eps: float) -> float:
+def tolerance(eps: float) -> float:
     """How far outside the ball rounding alone may carry an image: relative to eps, plus float32's
     spacing at 1, which exceeds the relative part for the smallest budgets."""
     return eps * TOLERANCE + FLOAT32_SPACING

@@ -19,12 +19,12 @@ from benchmark.attacks.norms import distance
 from benchmark.attacks.view import attack_view
 from benchmark.batching import BATCH_SIZE
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.crosscheck.findings import VISIBLE, Evidence
 from benchmark.crosscheck.gradients import Gradients
 from benchmark.crosscheck.recorder import Recorder, RecordingView, blanked
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.evaluation.scoring import LEFT_BALL, LEFT_BOX, admit
+from benchmark.evaluation.scoring import LEFT_BALL, LEFT_BOX, enforce_threat_model
 from benchmark.models.defense import Defense
 from benchmark.progress import Advance
 from benchmark.seeding import generator, seeded
@@ -137,15 +137,15 @@ def attempt(
                     raw = attack.run(view, x, y, generator=rng)
                 seconds += max(0.0, _now(device) - start - recorder.seconds)
                 forwards, backwards = view.counts()
-            x_adv, breaches = admit(raw, x, eps, spec.threat.norm)
-            for breach in breaches:
-                _add_breach(evidence, breach.what, breach.count, breach.by)
+            x_adv, violations = enforce_threat_model(raw, x, eps, spec.threat.norm)
+            for violation in violations:
+                _add_breach(evidence, violation.what, violation.count, violation.by)
             pred = scene.defense.predict(x_adv).cpu()
             far = distance(x_adv, x, spec.threat.norm).cpu()
             found.images[rows] = x_adv.cpu()
             found.pred[rows] = pred
             found.distance[rows] = far
-            found.success[rows] = (pred != scene.labels[rows]) & (far <= eps + slack(eps))
+            found.success[rows] = (pred != scene.labels[rows]) & (far <= eps + tolerance(eps))
             found.forwards[rows], found.backwards[rows] = forwards, backwards
             found.gradients.put(rows, recorder.gradients)
             if scene.defense.stochastic:  # one query's answer says nothing of the next

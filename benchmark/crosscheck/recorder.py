@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.attacks.norms import distance
 from benchmark.attacks.view import AttackView
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.crosscheck.gradients import Gradients
 from benchmark.models.defense import Defense
 
@@ -46,7 +46,7 @@ class Recorder:
     def __init__(self, x: Tensor, y: Tensor, *, eps: float, norm: str) -> None:
         self.x, self.y = x, y
         self.norm = norm
-        self.limit = math.inf if math.isinf(eps) else eps + slack(eps)
+        self.limit = math.inf if math.isinf(eps) else eps + tolerance(eps)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.nearest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         self.start = torch.full((len(x),), torch.nan, device=x.device)

@@ -203,7 +203,7 @@ def quantiles(distances: Sequence[float]) -> dict[str, float]:
 
 
 def check_table(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
-    """Return a table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return a table in its schema's order and dtypes; ResultsError names the first violation."""
     schema, key = SCHEMAS[name]
     frame = validate(frame, schema, where)
     if frame.duplicated(key).any():

@@ -19,7 +19,7 @@ from benchmark.batching import BATCH_SIZE
 from benchmark.config.spec import AttackSpec
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import UsageError
-from benchmark.evaluation.scoring import admit, inside_for, predict
+from benchmark.evaluation.scoring import enforce_threat_model, inside_for, predict
 from benchmark.hashing import derive_seed
 from benchmark.models.defense import Defense
 from benchmark.results.embedding_points import CODES
@@ -132,7 +132,7 @@ def _attacked(
         x, y = data.x(rows), data.labels[rows]
         with attack_view(defense, len(x), eot=spec.eot, bpda=spec.bpda, inside=inside) as view:
             found = attack.run(view, x, y, eps=eps, generator=rng)
-        parts.append(admit(found, x, eps, spec.threat.norm)[0])
+        parts.append(enforce_threat_model(found, x, eps, spec.threat.norm)[0])
     return torch.cat(parts)
 
 

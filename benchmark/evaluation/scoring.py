@@ -15,7 +15,7 @@ from benchmark.attacks.norms import distance, project
 from benchmark.attacks.view import INSIDE, AttackView, attack_view, clamps_input
 from benchmark.batching import BATCH_SIZE, Batches
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
 from benchmark.models.contract import _check_modes, labels
@@ -31,7 +31,7 @@ LEFT_BALL = "left the ball, projected"
 
 
 @dataclass(frozen=True)
-class Breach:
+class Violation:
     """A rule that ``count`` of a batch's images broke, at worst ``by`` this much."""
 
     what: str
@@ -39,18 +39,20 @@ class Breach:
     by: float = 0.0
 
 
-def admit(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> tuple[Tensor, list[Breach]]:
+def enforce_threat_model(
+    x_adv: Tensor, x: Tensor, eps: float, norm: str
+) -> tuple[Tensor, list[Violation]]:
     """Return images (N, C, H, W) within the box and the eps-ball, and what was wrong before.
 
     ``x`` are the clean images. An infinite ``eps`` (a minimal attack) bounds nothing.
     PluginError unless ``x_adv`` are as many images, in floating point.
     """
-    breaches: list[Breach] = []
+    violations: list[Violation] = []
 
     def note(what: str, which: Tensor, by: Tensor | None = None) -> None:
         if which.any():
             most = 0.0 if by is None else float(by[which].max())
-            breaches.append(Breach(what, int(which.sum()), most))
+            violations.append(Violation(what, int(which.sum()), most))
 
     if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
         kind = x_adv.dtype if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
@@ -68,11 +70,11 @@ def admit(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> tuple[Tensor, list
     note(LEFT_BOX, outside > 0, outside)
     x_adv = x_adv.clamp(0, 1)
     if math.isinf(eps):
-        return x_adv, breaches
+        return x_adv, violations
     excess = distance(x_adv, x, norm) - eps
-    left = excess > slack(eps)
+    left = excess > tolerance(eps)
     note(LEFT_BALL, left, excess)
-    return torch.where(_per_image(left, x), project(x_adv, x, eps, norm), x_adv), breaches
+    return torch.where(_per_image(left, x), project(x_adv, x, eps, norm), x_adv), violations
 
 
 def _per_image(mask: Tensor, x: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ from benchmark.attacks.norms import distance
 from benchmark.attacks.view import AttackView, attack_view
 from benchmark.batching import BATCH_SIZE, Batches, gpu_batch_size
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
 from benchmark.evaluation.scoring import (
     NOT_A_NUMBER,
-    Breach,
-    admit,
+    Violation,
     check_batch,
+    enforce_threat_model,
     inside_for,
     predict,
 )
@@ -151,7 +151,7 @@ def sweep(
         for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
             if eps == 0:
                 found = found.at_rest(pred_clean, data)
-            fooled = (found.pred != data.labels.cpu()) & (found.distance <= slack(eps) + eps)
+            fooled = (found.pred != data.labels.cpu()) & (found.distance <= tolerance(eps) + eps)
             yield Outcome(
                 eps=eps,
                 pred_clean=pred_clean,
@@ -317,13 +317,13 @@ class _Search:
             self.dropped += view.dropped()
             if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
                 self.dtype = str(view.dtype)
-        x_adv, breaches = admit(x_adv, x, eps, self.spec.threat.norm)
+        x_adv, violations = enforce_threat_model(x_adv, x, eps, self.spec.threat.norm)
         far = distance(x_adv, x, self.spec.threat.norm).cpu()
         pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
         n_classes = self.data.info.n_classes
         pred = self.batches.each(x_adv, lambda part: labels(self.defense, part, n_classes))
         found.put(rows, _Images(torch.cat(pred), far, forwards, backwards, pixels))
-        self._note(breaches)
+        self._note(violations)
 
     def _view(self, rows: int) -> AbstractContextManager[AttackView]:
         spec = self.spec
@@ -372,10 +372,10 @@ class _Search:
 
         return gpu_batch_size(device, len(standing), probe)
 
-    def _note(self, breaches: Sequence[Breach]) -> None:
-        for breach in breaches:
-            count, largest = self.notes.get(breach.what, (0, 0.0))
-            self.notes[breach.what] = (count + breach.count, max(largest, breach.by))
+    def _note(self, violations: Sequence[Violation]) -> None:
+        for violation in violations:
+            count, largest = self.notes.get(violation.what, (0, 0.0))
+            self.notes[violation.what] = (count + violation.count, max(largest, violation.by))
 
     def take_notes(self) -> str:
         """Return what was noticed since the last call, as one line."""

@@ -141,7 +141,7 @@ def no_audit() -> AuditTables:
 
 
 def read_audit(run_dir: Path) -> AuditTables:
-    """Read and validate a run's audit; ResultsError names the first breach."""
+    """Read and validate a run's audit; ResultsError names the first violation."""
     return AuditTables(
         _read(run_dir, "findings", FINDINGS),
         _read(run_dir, "verdicts", VERDICTS),
@@ -204,7 +204,7 @@ def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
 
 
 def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return the table in its schema's order and dtypes; ResultsError names the first violation."""
     rows = validate(rows, FINDINGS, where)
     _known(rows, "answer", ANSWERS, where)
     _known(rows, "level", LEVELS, where)
@@ -215,7 +215,7 @@ def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def check_verdicts(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return the table in its schema's order and dtypes; ResultsError names the first violation."""
     rows = validate(rows, VERDICTS, where)
     _known(rows, "verdict", RULINGS, where)
     _known(rows, "level", LEVELS, where)
@@ -230,7 +230,7 @@ def check_verdicts(rows: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def check_transfer(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return the table in its schema's order and dtypes; ResultsError names the first violation."""
     rows = validate(rows, TRANSFER, where)
     _single(rows, TRANSFER_KEY, "a pair", where)
     _fractions(rows, ["accuracy"], where)

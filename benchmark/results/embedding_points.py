@@ -57,7 +57,7 @@ def forget_codes(run_dir: Path, defense: str, seed: int) -> None:
 
 
 def check_codes(points: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return the table in its schema's order and dtypes; ResultsError names the first violation."""
     points = validate(points, CODES, where)
     unknown = set(points["condition"]) - set(CONDITIONS)
     if unknown:

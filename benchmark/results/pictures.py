@@ -116,7 +116,7 @@ def forget_pictures(run_dir: Path, defense: str, seed: int) -> None:
 
 
 def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the table in its schema's order and dtypes; ResultsError names the first breach."""
+    """Return the table in its schema's order and dtypes; ResultsError names the first violation."""
     rows = validate(rows, PICTURES, where)
     if rows.duplicated([*CELL_KEY, "sample_id"]).any():
         raise ResultsError(f"{where}: an image appears twice in a cell")

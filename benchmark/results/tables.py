@@ -50,7 +50,7 @@ def make_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pd.DataFrame:
 
 
 def validate(frame: pd.DataFrame, schema: pa.Schema, where: str) -> pd.DataFrame:
-    """Return ``frame`` in the schema's order and dtypes; ResultsError names the first breach."""
+    """Return ``frame`` in the schema's order and dtypes; ResultsError names the first violation."""
     frame = filled(frame, schema)
     _check_names(frame.columns, schema, where)
     try:
@@ -94,8 +94,10 @@ def _validate_cells(cells: pd.DataFrame, where: str) -> None:
         raise ResultsError(f"{where}: a cell that is not ok carries an accuracy")
     if (cells.loc[~ok, "reason"] == "").any():
         raise ResultsError(f"{where}: a skipped or failed cell has no reason")
-    slack = 1e-9
-    inside = cells["robust_accuracy"].between(cells["ci_low"] - slack, cells["ci_high"] + slack)
+    tolerance = 1e-9
+    inside = cells["robust_accuracy"].between(
+        cells["ci_low"] - tolerance, cells["ci_high"] + tolerance
+    )
     if not inside[ok].all():
         raise ResultsError(f"{where}: an accuracy lies outside its own interval")
     if not (cells.loc[ok, "n"] > 0).all():

@@ -125,9 +125,11 @@ class _AttackCase:
         if isinstance(self.attack, BudgetAttack):
             budget = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
             far = distance(found, x, self.attack.norm)
-            slack = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(self.attack, x)
+            tolerance = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(
+                self.attack, x
+            )
             require(
-                bool((far <= budget + slack).all()),
+                bool((far <= budget + tolerance).all()),
                 what(
                     f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
                     " more than eps"
@@ -144,8 +146,8 @@ class _AttackCase:
             what("an image that the model got wrong is right after the attack"),
         )
         if isinstance(self.attack, BudgetAttack):
-            slack = 1e-4 + 1e-4 * cross_entropy(before, y)
-            higher = cross_entropy(after, y) >= cross_entropy(before, y) - slack
+            tolerance = 1e-4 + 1e-4 * cross_entropy(before, y)
+            higher = cross_entropy(after, y) >= cross_entropy(before, y) - tolerance
             require(
                 bool((wrong | higher).all()),
                 what("it must return the best it saw; this is worse than the clean image"),

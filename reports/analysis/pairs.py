@@ -395,13 +395,13 @@ def p_words(values: Sequence[float], *, largest: bool) -> str:
         if bound < LEVEL and f"{bound:.3f}" == f"{LEVEL:.3f}":
             return f"{each}p < {LEVEL:g}"
         return f"{each}p = {f'{bound:.3f}' if bound < 1 else '1'}"
-    slack = 1e-9
+    tolerance = 1e-9
     if largest:
-        shown = math.ceil(bound * 1000 - slack) / 1000
+        shown = math.ceil(bound * 1000 - tolerance) / 1000
         if bound < LEVEL <= shown:
             return f"{each}p < {LEVEL:g}"
         return f"{each}p ≤ {shown:g}"
-    return f"{each}p ≥ {math.floor(bound * 1000 + slack) / 1000:g}"
+    return f"{each}p ≥ {math.floor(bound * 1000 + tolerance) / 1000:g}"
 
 
 def verdict_cell(comparison: Comparison | None) -> Cell:

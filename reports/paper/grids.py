@@ -395,7 +395,7 @@ def _letters(i: int) -> str:
 
 
 def _relation(published: float, low: float, high: float) -> str:
-    slack = 1e-9
-    if low > published + slack:
+    tolerance = 1e-9
+    if low > published + tolerance:
         return "above"
-    return "below" if high < published - slack else "within"
+    return "below" if high < published - tolerance else "within"

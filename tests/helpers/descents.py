@@ -7,7 +7,7 @@ from toys import Function, images
 from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD, PGDL2
 from benchmark.attacks.view import attack_view
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 
 NORMS = {"linf": PGD, "l2": PGDL2}
 
@@ -29,7 +29,7 @@ def descend(model, pgd, x, y, budgets, *, seeds=None, batch_size=256, view_optio
 
 def levels(model, x_adv, x, y, budgets, norm):
     """The first level (N,) at which the harness counts the image as fallen; len(budgets): none."""
-    reach = torch.tensor([eps + slack(eps) for eps in budgets], dtype=torch.float64)
+    reach = torch.tensor([eps + tolerance(eps) for eps in budgets], dtype=torch.float64)
     first = torch.searchsorted(reach, distance(x_adv, x, norm))
     return torch.where(model.predict(x_adv) != y, first, len(budgets))
 

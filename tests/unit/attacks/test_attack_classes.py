@@ -19,7 +19,7 @@ from benchmark.attacks.peers import art, torchattacks
 from benchmark.attacks.view import attack_view
 from benchmark.datasets.info import DatasetInfo
 from benchmark.errors import UsageError
-from benchmark.evaluation.scoring import admit
+from benchmark.evaluation.scoring import enforce_threat_model
 from benchmark.execution.plan import plan
 from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
@@ -108,8 +108,8 @@ def search(attack, n=2):
         found = attack.run(view, x, y, generator=generator(2), **budget)
         forwards, _ = view.counts()
     assert forwards.min() > 0 or type(attack).__name__ in UNASKING
-    kept, breaches = admit(found, x, torch.inf, attack.norm)
-    assert not [breach for breach in breaches if breach.what.startswith("not a number")]
+    kept, violations = enforce_threat_model(found, x, torch.inf, attack.norm)
+    assert not [violation for violation in violations if violation.what.startswith("not a number")]
     return x, y, kept, model.predict(kept) != y
 
 

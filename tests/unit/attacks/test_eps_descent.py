@@ -15,7 +15,7 @@ from benchmark.attacks import eps_descent, precision
 from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import FGSM, PGD
 from benchmark.attacks.view import attack_view
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.seeding import generator
 
 
@@ -92,7 +92,7 @@ def test_who_falls_nowhere_and_who_falls_at_once(norm):
     budgets = GRIDS[norm][2]
     stood, forwards, backwards = descend(never, NORMS[norm](steps=4), x, y, budgets)
     assert (levels(never, stood, x, y, budgets, norm) == len(budgets)).all()
-    assert (distance(stood, x, norm) <= budgets[-1] + slack(budgets[-1])).all()
+    assert (distance(stood, x, norm) <= budgets[-1] + tolerance(budgets[-1])).all()
     assert forwards.tolist() == backwards.tolist() == [5] * 5  # the start and four steps
     # The start may lie anywhere in the largest ball: one step down each ball at most.
     fell, forwards, _ = descend(at_once, NORMS[norm](steps=4), x, y, budgets)

@@ -182,7 +182,7 @@ def test_maps_are_kept_by_defense_and_seed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frame", "breach"),
+    ("frame", "violation"),
     [
         (points(condition="foggy"), "unknown condition 'foggy'"),
         (points(sample_id=1), "an image appears twice"),
@@ -191,10 +191,10 @@ def test_maps_are_kept_by_defense_and_seed(tmp_path):
         (points().drop(columns="y"), "column 'y' is missing"),
     ],
 )
-def test_a_broken_table_is_refused(tmp_path, frame, breach):
-    with pytest.raises(ResultsError, match=breach):
+def test_a_broken_table_is_refused(tmp_path, frame, violation):
+    with pytest.raises(ResultsError, match=violation):
         put_codes(tmp_path, frame)
     if "y" in frame:
         write_table(tmp_path / FILE, frame, CODES)
-        with pytest.raises(ResultsError, match=breach):
+        with pytest.raises(ResultsError, match=violation):
             read_codes(tmp_path)

@@ -15,7 +15,7 @@ from benchmark.attacks.cw import CarliniWagner
 from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD, PGDL2
 from benchmark.batching import LARGEST, Batches, fitting, gpu_batch_size
-from benchmark.config.threat import slack
+from benchmark.config.threat import tolerance
 from benchmark.evaluation import sweep as sweep_module
 from benchmark.results.pictures import PICTURED
 from benchmark.seeding import generator
@@ -78,7 +78,7 @@ def test_accuracies_never_rise_and_the_images_confirm_them(seed, attack, grid):
         assert torch.equal(outcome.correct, outcome.pred_clean == data.labels)
         far = distance(outcome.pictures, data.x(), attack.norm)
         rescored = model.predict(outcome.pictures) != data.labels
-        fooled = rescored & (far <= outcome.eps + slack(outcome.eps))
+        fooled = rescored & (far <= outcome.eps + tolerance(outcome.eps))
         # No accuracy below what its own images give, and none above.
         assert torch.equal(outcome.success, ~outcome.correct | fooled)
 

@@ -39,8 +39,8 @@ def test_pixels_come_back(pair):
     assert np.array_equal(found.original, original)
     truth = adversarial.astype(np.float64) - original
     # Half precision: eleven bits of each difference; then float32's rounding of a sum near 1.
-    slack = np.abs(truth) * 2**-11 + 2**-23
-    assert (np.abs(found.difference - truth) <= slack).all()
+    tolerance = np.abs(truth) * 2**-11 + 2**-23
+    assert (np.abs(found.difference - truth) <= tolerance).all()
     assert found.adversarial.min() >= 0
     assert found.adversarial.max() <= 1
 

@@ -1,4 +1,4 @@
-"""The two tables: every breach is named, files are written whole, and damage is one line."""
+"""The two tables: every violation is named, files are written whole, and damage is one line."""
 
 import json
 import logging
