@@ -42,7 +42,7 @@ SPEC = RunSpec(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
@@ -62,7 +62,7 @@ def own(cells: pd.DataFrame, **which: str) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
+def untouched(tmp_path_factory, own_cache):
     """The honest cells where nobody else is in the run."""
     result = go(SPEC, tmp_path_factory.mktemp("untouched"))
     assert set(result.cells["status"]) == {"ok"}

@@ -26,11 +26,12 @@ from fake_runs import fake_codes, fake_run, fake_spec
 from fuzzing import SOAKING, damaged, examples, misshapen, mistaken
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from PIL import Image
 from speed_measurement import measurement
 from toys import Tiny
 
-from benchmark.config import spec as spec_module
+from benchmark.config import presets as presets_module
 from benchmark.config.presets import preset_for, read_preset
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
@@ -261,11 +262,11 @@ def a_mirror(folder: Path) -> Kind:
 
 
 def a_preset(folder: Path) -> Kind:
-    shutil.copytree(Path(spec_module.__file__).parent / "presets", folder / "presets")
+    shutil.copytree(ROOT / "benchmark" / "presets", folder / "presets")
 
     def read(path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(spec_module, "files", lambda package: path)
+            patch.setattr(presets_module, "files", lambda package: path)
             read_preset("smoke")
             preset_for("smoke", "digits")
 

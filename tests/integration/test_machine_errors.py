@@ -25,7 +25,7 @@ from benchmark.errors import MachineError, UsageError
 from benchmark.execution import runner
 from benchmark.io.atomic import write_atomic
 from benchmark.machine_errors import AGAIN, cannot_write, fault_line, open_folder, out_of_memory
-from benchmark.results import CELL_KEY, read_run, schema
+from benchmark.results import CELL_KEY, read_run, write_tables
 from benchmark.results.pictures import read_pictures
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -227,7 +227,7 @@ def test_whichever_write_fails_the_same_command_goes_on(
 
 
 def test_the_line_names_what_is_kept(call, tmp_path, monkeypatch, quick_report):
-    put = schema.write_tables
+    put = write_tables
     calls = []
 
     def full(path, cells, samples):
@@ -441,7 +441,11 @@ DIMENSION = ("dimension", "--dataset", "digits", "--n", "60")
 
 @pytest.mark.parametrize("words", [CROSSCHECK, SPEED, DIMENSION], ids=lambda words: words[0])
 def test_a_result_that_cannot_be_written_is_printed(call, tmp_path, monkeypatch, words):
-    module = {"crosscheck": "crosscheck.check", "speed": "speed", "dimension": "dimension_study"}
+    module = {
+        "crosscheck": "crosscheck.measure",
+        "speed": "speed.measure",
+        "dimension": "dimension.measure",
+    }
     writer = {"crosscheck": "write_crosscheck"}.get(words[0], "write_json")
     with monkeypatch.context() as broken:
         broken.setattr(f"benchmark.{module[words[0]]}.{writer}", failing(errno.ENOSPC))

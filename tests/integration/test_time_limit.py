@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import wrong_plugins
 from paths import HELPERS, ROOT
-from plugin_runs import HONEST, LONG, SPEC, TINY, attack, go, own, own_cache, untouched
+from plugin_runs import HONEST, LONG, SPEC, TINY, attack, go, own
 from processes import PATIENCE
 
 from benchmark import cli
@@ -22,7 +22,7 @@ from benchmark.plugins import restart
 from benchmark.plugins.time_limit import MOST_SECONDS, paused, time_limit
 from benchmark.results import read_run
 
-__all__ = ["own_cache", "untouched"]
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_a_limit_that_passes_at_one_eps_keeps_the_cells_before(tmp_path):

@@ -25,6 +25,8 @@ from benchmark.registry import DEFENSES as DEFENSES_INSTALLED
 from benchmark.results import read_run
 from benchmark.results.audit_tables import read_audit
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DEFENSES = {
     "ExitsInInit": "training failed: the plugin raised SystemExit: 3; it must not end the process",
     "ExitsInFit": "training failed: the plugin raised SystemExit: no message",
