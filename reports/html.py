@@ -10,14 +10,12 @@ from markupsafe import Markup
 from benchmark.crosscheck.results import is_crosscheck, read_crosscheck
 from benchmark.errors import UsageError
 from benchmark.hashing import digest
-from benchmark.io.atomic import write_atomic
 from benchmark.io.paths import own_folder, real
-from benchmark.machine_errors import cannot_write
 from benchmark.results.audit_tables import read_audit
 from benchmark.results.run import Run, read_run
 from reports.figures import curves, interactive
 from reports.pages import crosscheck
-from reports.pages.leftovers import clear_away
+from reports.pages.page_files import write_files
 from reports.paper.dimension import DimensionResult, is_dimension, read_dimension
 from reports.paper.measured import paper_tables
 from reports.section import RunContext, Section, SectionMaker, SharedMaker, View, slug
@@ -95,15 +93,7 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     links = [
         (crosscheck.title(read_crosscheck(path.parent)), _link(path, page.parent)) for path in pages
     ]
-    html, files = render(runs, links, dimensions)
-    try:
-        for name, data in files.items():
-            write_atomic(page.parent / name, data)
-        write_atomic(page, html.encode())
-        clear_away(page, files)
-    except OSError as error:
-        raise cannot_write(page.parent, error, "", what="report: ") from None
-    return page
+    return write_files(page, *render(runs, links, dimensions), clear=True)
 
 
 def _link(page: Path, folder: Path) -> str:

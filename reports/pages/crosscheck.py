@@ -10,11 +10,10 @@ import pandas as pd
 
 from benchmark.crosscheck.results import Crosscheck, pair_key, read_crosscheck
 from benchmark.errors import UsageError
-from benchmark.io.atomic import write_atomic
 from benchmark.io.paths import plain_file, real
-from benchmark.machine_errors import cannot_write
 from reports.figures import curves as figures_curves
 from reports.figures import interactive
+from reports.pages.page_files import write_files
 from reports.section import shown
 from reports.tables.grid import NORM_WORDS, number
 from reports.templating import asset, environment
@@ -26,15 +25,7 @@ MOST_IMAGE_BYTES = 2**22
 
 def write_page(folder: Path) -> Path:
     """Write ``crosscheck.html`` into a cross-check's folder and return its path."""
-    found = read_crosscheck(folder)
-    html, files = render(found)
-    try:
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-        write_atomic(folder / PAGE, html.encode())
-    except OSError as error:
-        raise cannot_write(folder, error, "", what="report: ") from None
-    return folder / PAGE
+    return write_files(folder / PAGE, *render(read_crosscheck(folder)))
 
 
 def title(found: Crosscheck) -> str:

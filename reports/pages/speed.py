@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import read_json
-from benchmark.machine_errors import cannot_write
 from benchmark.results.schema import ResultsError
 from benchmark.speed.console import TITLES, sentences
 from reports.figures.drawing import Picture, canvas, plain, render
+from reports.pages.page_files import write_files
 from reports.section import View, shown
 from reports.tables.grid import NORM_WORDS, Row, number
 from reports.templating import asset, environment
@@ -28,14 +27,7 @@ _BAR = 0.32  # inches a bar's row takes
 
 def write_page(folder: Path) -> Path:
     """Write ``speed.html`` and the figures' files into a measurement's folder; return its path."""
-    page, files = make_page(read_speed(folder))
-    try:
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-        write_atomic(folder / PAGE, page.encode())
-    except OSError as error:
-        raise cannot_write(folder, error, "", what="report: ") from None
-    return folder / PAGE
+    return write_files(folder / PAGE, *make_page(read_speed(folder)))
 
 
 def read_speed(folder: Path) -> Row:

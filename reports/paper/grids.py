@@ -4,8 +4,6 @@ A grid is one thing in four forms: the page's view, CSV, Markdown and LaTeX. Acc
 percent here, as the paper prints them.
 """
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +14,14 @@ import pandas as pd
 from benchmark.results.audit_words import DISTRUSTED
 from reports.paper import published as paper
 from reports.paper.measured import MEASURED, NOT_RUN, by_trust
-from reports.tables.grid import is_number, latex_escape, span
-from reports.tables.markdown import markdown_escape, markdown_table
+from reports.tables.grid import is_number, span
+from reports.tables.writers import (
+    csv_text,
+    latex_escape,
+    latex_rows,
+    markdown_escape,
+    markdown_table,
+)
 
 LINES = ("published", "measured", "95 %", "difference")
 NOTHING = "–"
@@ -130,14 +134,12 @@ class Grid:
         return [*self.runs, *((f"({number})", reason) for number, reason in self.reasons)]
 
     def csv(self) -> str:
-        """Return the grid as comma-separated values, the head anew for each block."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
+        """Return the grid as comma-separated values, the head again for each block."""
+        lines: list[Sequence[str]] = []
         for block in self.blocks:
-            writer.writerow([*self.heads, "number", *block.columns, "run"])
-            writer.writerows(line for row in block.rows for line in row.lines)
-        writer.writerows(self.keys)
-        return out.getvalue()
+            lines.append([*self.heads, "number", *block.columns, "run"])
+            lines += [line for row in block.rows for line in row.lines]
+        return csv_text([*lines, *self.keys])
 
     def markdown(self) -> str:
         """Return the grid as GitHub's Markdown, a table per block."""
@@ -155,23 +157,23 @@ class Grid:
         body: list[str] = []
         for block in self.blocks:
             body += [r"\midrule"] if body else []
-            body.append(_tex_line([*self.heads, "", *block.columns]))
+            body.append(latex_rows([_tex([*self.heads, "", *block.columns])]))
             for row in block.rows:
-                body += [r"\midrule", *map(_tex_line, _narrow(row))]
-        notes = [f"{mark}: {words}." for mark, words in self.keys]
+                body += [r"\midrule", latex_rows(map(_tex, _narrow(row)))]
+        notes = latex_escape(" ".join(f"{mark}: {words}." for mark, words in self.keys))
         columns = "l" * (len(self.heads) + 1) + "c" * len(self.blocks[0].columns)
         return "\n".join(
             [
                 "% needs \\usepackage{booktabs}",
                 r"\begin{table}",
                 r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-                f"\\caption{{{tex(self.words)}}}",
+                f"\\caption{{{latex_escape(self.words)}}}",
                 f"\\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
                 *body,
                 r"\bottomrule",
                 r"\end{tabular}",
-                *(["", rf"\smallskip{{\raggedright {tex(' '.join(notes))}\par}}"] if notes else []),
+                *(["", rf"\smallskip{{\raggedright {notes}\par}}"] if notes else []),
                 r"\end{table}",
                 "",
             ]
@@ -187,25 +189,11 @@ def _narrow(row: GridRow) -> list[list[str]]:
     return lines
 
 
-_TEX = {
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "≈": r"$\approx$",
-    "≤": r"$\leq$",
-    "×": r"$\times$",
-}
-
-
-def tex(text: str) -> str:
-    """Return ``text`` so that LaTeX prints it, marks included."""
-    return "".join(_TEX.get(c) or latex_escape(c) for c in text)
-
-
 _SIGNED = re.compile(r"[+-][0-9.]+")
 
 
-def _tex_line(cells: Sequence[str]) -> str:
-    return " & ".join(f"${c}$" if _SIGNED.fullmatch(c) else tex(c) for c in cells) + r" \\"
+def _tex(cells: Sequence[str]) -> list[str]:
+    return [f"${c}$" if _SIGNED.fullmatch(c) else latex_escape(c) for c in cells]
 
 
 # --- the three tables --------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 A cell that is not ok reads ``failed``, ``skipped`` or ``not run``: never blank, never 0.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from benchmark.results.run import Run
 from benchmark.results.schema import CELL_KEY, CELLS
 from benchmark.results.tables import empty_table
 from benchmark.stats import wilson_intervals
-from reports.tables.markdown import markdown_table
+from reports.tables.writers import csv_text, latex_escape, latex_tabular, markdown_table
 
 STATUS_WORDS = {"ok": "ok", "failed": "failed", "skipped": "skipped", "missing": "not run"}
 ATTACK_KEY = ["dataset", "attack", "library", "norm"]
@@ -184,10 +182,7 @@ class AccuracyTable:
 
     def csv(self) -> str:
         """Return the table as it reads, comma-separated."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerows([self._header(), *self._words()])
-        return out.getvalue()
+        return csv_text([self._header(), *self._words()])
 
     def markdown(self) -> str:
         """Return the table as it reads, with pipes."""
@@ -213,12 +208,10 @@ class AccuracyTable:
             part = slice(start, start + LATEX_BLOCK)
             header = ["defense", "clean", *(rf"$\varepsilon={eps:g}$" for eps in self.eps[part])]
             body = [
-                # Braces: a name that starts with [ or * would be read as an option of \\.
-                [f"{{{self._latex_name(name)}}}", *map(_latex_cell, [clean, *cells[part]])]
+                [self._latex_name(name), *map(_latex_cell, [clean, *cells[part]])]
                 for name, clean, cells in self.rows
             ]
-            style = pd.DataFrame(body, columns=header).style.hide(axis="index")
-            blocks.append(style.to_latex(hrules=True, column_format="l" + "c" * (len(header) - 1)))
+            blocks.append(latex_tabular(header, body, "l" + "c" * (len(header) - 1)))
         caption = (
             f"Robust accuracy on {latex_escape(self.attack['dataset'])} under"
             f" {latex_escape(self.title)}, with Wilson 95\\,\\% intervals over"
@@ -316,29 +309,6 @@ def _clean(rows: Sequence[Mapping[Any, Any]]) -> Cell:
         return _robust(rows[0])
     interval = f"[{number(row['clean_low'])}, {number(row['clean_high'])}]"
     return Cell(number(row["clean_accuracy"]), interval)
-
-
-# --- LaTeX -------------------------------------------------------------------------------------
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "–": "--",
-    "∞": r"$\infty$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "−": r"$-$",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
-
-
-def latex_escape(text: str) -> str:
-    """Return ``text`` so that LaTeX prints it; what its standard fonts lack becomes ``?``."""
-    return "".join(_LATEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -1,12 +1,9 @@
 """A table of words: on the page, as Markdown and as LaTeX that may run over several pages."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.tables.grid import latex_escape
-from reports.tables.markdown import markdown_table
+from reports.tables.writers import csv_text, latex_escape, latex_rows, markdown_table
 
 WIDE = 8  # columns; more need smaller letters
 LINE = 130  # characters that a page's line holds
@@ -26,7 +23,9 @@ class TextTable:
 
     def latex(self) -> str:
         """Return a ``longtable`` with booktabs' rules."""
-        head = self._line(self.header)
+        head, *rows = latex_rows(
+            [latex_escape(cell) for cell in line] for line in (self.header, *self.rows)
+        ).split("\n")
         size = "footnotesize" if len(self.header) <= WIDE else "tiny"
         return "\n".join(
             [
@@ -37,7 +36,7 @@ class TextTable:
                 f"\\toprule\n{head}\n\\midrule\n\\endfirsthead",
                 f"\\toprule\n{head}\n\\midrule\n\\endhead",
                 "\\bottomrule\n\\endfoot",
-                *(self._line(row) for row in self.rows),
+                *rows,
                 "\\end{longtable}}",
                 "",
             ]
@@ -45,9 +44,7 @@ class TextTable:
 
     def csv(self) -> str:
         """Return the table as it reads, comma-separated."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.header, *self.rows])
-        return out.getvalue()
+        return csv_text([self.header, *self.rows])
 
     def files(self, name: str) -> dict[str, bytes]:
         """Return ``name.md`` and ``name.tex``."""
@@ -59,8 +56,3 @@ class TextTable:
         share = 0.9 / len(longest)
         broken = f"p{{{share:.2f}\\linewidth}}"
         return "".join("l" if n <= LINE // len(longest) else broken for n in longest)
-
-    def _line(self, cells: Sequence[str]) -> str:
-        # Braces: a cell that starts with [ or * would be read as an option of the \\ before it.
-        first, *others = (latex_escape(cell) for cell in cells)
-        return " & ".join([f"{{{first}}}", *others]) + " \\\\"

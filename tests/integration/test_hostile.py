@@ -38,7 +38,7 @@ from benchmark.training import TrainingLog
 from benchmark.training.model_cache import Checkpoints
 from reports.html import write_report
 from reports.pages.crosscheck import _png
-from reports.pages.leftovers import clear_away
+from reports.pages.page_files import clear_away
 
 MODULES = [
     path

@@ -21,6 +21,7 @@ from benchmark.stats import wilson_interval
 from reports.figures import curves
 from reports.html import write_report
 from reports.tables import grid as tables_grid
+from reports.tables.writers import latex_escape
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -299,11 +300,11 @@ def test_no_cell_is_blank(pooled, report):
 
 
 def test_latex_escapes_every_special_character():
-    assert tables_grid.latex_escape(r"a_b%$#&{}") == r"a\_b\%\$\#\&\{\}"
-    assert tables_grid.latex_escape("\\~^<>") == (
+    assert latex_escape(r"a_b%$#&{}") == r"a\_b\%\$\#\&\{\}"
+    assert latex_escape("\\~^<>") == (
         r"\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}"
     )
-    assert tables_grid.latex_escape("漢\n") == "??"
+    assert latex_escape("漢\n") == "??"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from pages import Page
 
-from reports.tables.markdown import markdown_table
+from reports.tables.writers import markdown_table
 
 HOSTILE = (
     "a|b",

@@ -19,9 +19,10 @@ from benchmark.stats import wilson_interval
 from reports.html import write_report
 from reports.paper.dimension import read_dimension
 from reports.paper.figures import paper_figures
-from reports.paper.grids import paper_grids, tex
+from reports.paper.grids import paper_grids
 from reports.paper.measured import paper_tables
 from reports.sections.paper import paper_section
+from reports.tables.writers import latex_escape
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -218,7 +219,7 @@ def test_latex_is_balanced_and_escaped(tmp_path):
 
 
 def test_every_mark_has_its_latex():
-    assert tex("↑ ↓ ≈ ≤ × – l∞") == (
+    assert latex_escape("↑ ↓ ≈ ≤ × – l∞") == (
         r"$\uparrow$ $\downarrow$ $\approx$ $\leq$ $\times$ -- l$\infty$"
     )
 

@@ -17,6 +17,7 @@ from reports.html import write_report
 from reports.sections.models import words
 from reports.sections.training import CURVES, training_curves
 from reports.tables import grid
+from reports.tables.writers import latex_escape
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -54,8 +55,8 @@ def test_a_defense_that_an_attack_skipped_has_no_row_but_a_sentence(skipping):
         named = [line.split(",")[0] for line in csv.read_text("utf-8").splitlines()[1:]]
         assert named == [row[0] for row in table.rows]
         remark, body = tex.read_text("ascii").split("\\begin{table}")
-        assert remark.endswith(f"% skipped: {grid.latex_escape(', '.join(table.skipped))}\n")
-        assert not any(f"{{{grid.latex_escape(name)}}}" in body for name in table.skipped)
+        assert remark.endswith(f"% skipped: {latex_escape(', '.join(table.skipped))}\n")
+        assert not any(f"{{{latex_escape(name)}}}" in body for name in table.skipped)
     # The file of all numbers hides nothing.
     everything = (skipping.path.parent / "accuracy.csv").read_text("utf-8")
     assert everything.count(",skipped,") == 5 + 2 * 3

@@ -1,13 +1,32 @@
-"""What an earlier report left beside the page: deleted where the new one does not write it.
+"""A page and the files beside it: written, and what an earlier report left there deleted.
 
 Each report keeps the list of its files beside its page; nothing that is not on that list is ever
 touched.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
+from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import read_json, write_json
+from benchmark.machine_errors import cannot_write
+
+
+def write_files(page: Path, html: str, files: Mapping[str, bytes], *, clear: bool = False) -> Path:
+    """Write ``files``, by name relative to the page's folder, and then the page; return its path.
+
+    With ``clear`` an earlier report's other files are deleted. UsageError or MachineError if the
+    folder takes no file.
+    """
+    try:
+        for name, data in files.items():
+            write_atomic(page.parent / name, data)
+        write_atomic(page, html.encode())
+        if clear:
+            clear_away(page, files)
+    except OSError as error:
+        raise cannot_write(page.parent, error, "", what="report: ") from None
+    return page
 
 
 def clear_away(page: Path, written: Iterable[str]) -> None:
