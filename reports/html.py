@@ -69,7 +69,7 @@ def write_report(run_dirs: list[Path], out: Path | None = None) -> Path:
     ``report/`` within the run's folder, that of several to ``report-<hash of the runs>/`` within
     the first's, so that a folder of runs holds runs only. A folder that is no run, or is damaged,
     raises a ResultsError. Folders of ``dimension`` fill the paper's Table 3. Folders of
-    cross-checks get their own page anew, which the report links; where there is nothing else, that
+    cross-checks get their own page again, which the report links; where there is nothing else, that
     page is the report. What an earlier report wrote beside the same page, and this one does not, is
     deleted.
     """

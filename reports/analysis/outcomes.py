@@ -15,18 +15,18 @@ from benchmark.results.row_keys import number_groups
 from benchmark.results.schema import CELL_KEY
 from reports.section import RunContext
 
-ABSENT, FELL, STOOD = -1, 0, 1
+ABSENT, FOOLED, ROBUST = -1, 0, 1
 
 Distances = npt.NDArray[np.float64]
 Fates = npt.NDArray[np.int8]
-"""Images' fates: ``STOOD``, ``FELL`` or, where the attack did not see the image, ``ABSENT``."""
+"""Images' fates: ``ROBUST``, ``FOOLED`` or, where the attack did not see the image, ``ABSENT``."""
 
 
 @dataclass(frozen=True)
 class Audited:
     """What the audit's own attacks did to a defense in one norm, under one seed.
 
-    ``reach`` (images,) are the distances within which they turned the images: infinite where they
+    ``reach`` (images,) are the distances within which they fooled the images: infinite where they
     did not, NaN where they did not see the image. ``draws`` are the fates (images,) under each
     attack at each eps that it was run at.
     """
@@ -44,7 +44,7 @@ class Audited:
 class Outcomes:
     """The cells of a run that are ok, and their images.
 
-    ``cells`` holds their keys, a row per cell, ``images`` the sample ids, ascending. ``stood`` and
+    ``cells`` holds their keys, a row per cell, ``images`` the sample ids, ascending. ``robust`` and
     ``clean`` (cells, images) are the images' fates under attack and without one. ``audited`` are
     those under the audit's own attacks, ``stochastic`` the defenses on which each further attack is
     one more draw.
@@ -52,7 +52,7 @@ class Outcomes:
 
     cells: pd.DataFrame
     images: npt.NDArray[np.int64]
-    stood: Fates
+    robust: Fates
     clean: Fates
     audited: Mapping[tuple[str, str, int], Audited]
     stochastic: frozenset[str]
@@ -66,14 +66,14 @@ def outcomes(context: RunContext) -> Outcomes:
     known = cells.merge(context.cells[key], on=CELL_KEY, how="left")["status"] == "ok"
     kept = known.to_numpy(dtype=bool) & (cells["dataset"] == context.run.spec.dataset).to_numpy()
     ids, images = pd.factorize(samples["sample_id"].to_numpy(), sort=True)
-    stood = np.full((len(cells), len(images)), ABSENT, dtype=np.int8)
-    clean = stood.copy()
-    stood[codes, ids] = ~samples["success"].to_numpy(dtype=bool)
+    robust = np.full((len(cells), len(images)), ABSENT, dtype=np.int8)
+    clean = robust.copy()
+    robust[codes, ids] = ~samples["success"].to_numpy(dtype=bool)
     clean[codes, ids] = samples["pred_clean"].to_numpy() == samples["label"].to_numpy()
     cells = cells[kept].reset_index(drop=True)
     images = np.asarray(images)
     audited, random = _audited(context, images), stochastic_defenses(context)
-    return Outcomes(cells, images, stood[kept], clean[kept], audited, random)
+    return Outcomes(cells, images, robust[kept], clean[kept], audited, random)
 
 
 def stochastic_defenses(context: RunContext) -> frozenset[str]:
@@ -95,12 +95,12 @@ def _audited(
     found = {}
     key: Any
     for key, own in samples.groupby(["norm", "defense", "seed"], observed=True):
-        turned = (own["success"] & (own["pred_clean"] == own["label"])).to_numpy()
+        fooled = (own["success"] & (own["pred_clean"] == own["label"])).to_numpy()
         # Rounding may carry an image a hair outside the ball that it was judged in.
         within = np.minimum(own["distance"].to_numpy(dtype=float), own["eps"].to_numpy(dtype=float))
         reach = np.full(len(images), np.nan)
         places = np.searchsorted(images, own["sample_id"].to_numpy())
-        np.fmin.at(reach, places, np.where(turned, within, np.inf))
+        np.fmin.at(reach, places, np.where(fooled, within, np.inf))
         norm, defense, seed = key
         draws = _draws(own.assign(place=places), len(images))
         found[str(norm), str(defense), int(seed)] = Audited(reach, draws)
@@ -135,16 +135,16 @@ def _chosen(
         )
         for key, own in found.audited.items()
     }
-    fates = found.stood[:, columns], found.clean[:, columns]
-    return replace(found, images=images, stood=fates[0], clean=fates[1], audited=audited)
+    fates = found.robust[:, columns], found.clean[:, columns]
+    return replace(found, images=images, robust=fates[0], clean=fates[1], audited=audited)
 
 
-def worst(stood: Fates) -> Fates:
-    """Return the fates of the images under all attacks of ``stood`` (attacks, images) together.
+def worst(robust: Fates) -> Fates:
+    """Return the fates of the images under all attacks together; ``robust`` is (attacks, images).
 
-    An image that an attack did not see is absent: nobody knows whether it would have stood.
+    An image that an attack did not see is absent: nobody knows whether it would have stayed robust.
     """
-    fate = stood.min(axis=0)  # ABSENT is below FELL is below STOOD
+    fate = robust.min(axis=0)  # ABSENT is below FOOLED is below ROBUST
     return np.asarray(fate, dtype=np.int8)
 
 
@@ -156,29 +156,30 @@ def lowest(draws: Sequence[Fates]) -> Fates:
     """
     whole = np.stack(draws)
     every = (whole != ABSENT).all(axis=0)
-    left = (whole[:, every] == STOOD).sum(axis=1)
+    left = (whole[:, every] == ROBUST).sum(axis=1)
     return np.where(every, whole[int(left.argmin())], ABSENT).astype(np.int8)
 
 
-def worst_seen(stood: Fates) -> Fates:
-    """Return the fates of every image that one attack or more saw: it fell if one turned it."""
-    seen = np.where(stood == ABSENT, STOOD, stood).min(axis=0)
-    return np.where((stood == ABSENT).all(axis=0), ABSENT, seen).astype(np.int8)
+def worst_seen(robust: Fates) -> Fates:
+    """Return the fates of every image that some attack saw: fooled if one of them fooled it."""
+    seen = np.where(robust == ABSENT, ROBUST, robust).min(axis=0)
+    return np.where((robust == ABSENT).all(axis=0), ABSENT, seen).astype(np.int8)
 
 
 def net_counts(a: Fates, b: Fates) -> list[tuple[int, int, int, list[int], list[int]]]:
     """Compare stacks of fates (contests, seeds, images), contest by contest.
 
-    Returns the number of images that both have in all seeds; on them how often A stood, and B, over
-    all seeds; and on how many A stood in k = 1, 2, ... more seeds than B, and in how many fewer.
+    Returns the number of images that both have in all seeds; on them how often A was robust, and B,
+    over all seeds; and on how many A was robust in k = 1, 2, ... more seeds than B, and in how many
+    fewer.
     """
     both = (a != ABSENT).all(axis=1) & (b != ABSENT).all(axis=1)
-    stood_a, stood_b = (np.where(both, fates.sum(axis=1, dtype=np.int32), 0) for fates in (a, b))
-    net = stood_a - stood_b
+    robust_a, robust_b = (np.where(both, fates.sum(axis=1, dtype=np.int32), 0) for fates in (a, b))
+    net = robust_a - robust_b
     steps = range(1, a.shape[1] + 1)
     better = np.stack([(net == k).sum(axis=1) for k in steps], axis=1)
     worse = np.stack([(net == -k).sum(axis=1) for k in steps], axis=1)
-    columns = both.sum(axis=1), stood_a.sum(axis=1), stood_b.sum(axis=1), better, worse
+    columns = both.sum(axis=1), robust_a.sum(axis=1), robust_b.sum(axis=1), better, worse
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 

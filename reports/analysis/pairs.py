@@ -1,4 +1,4 @@
-"""Paired comparisons: who stands on more of the same images, tested, corrected, and in words.
+"""Paired comparisons: who is robust on more of the same images, tested, corrected, and in words.
 
 A p-value speaks about other images under these trained models. What the models' methods are worth
 shows only over several trainings: below ``FEWEST`` of them no method is called better, and from
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.stats import Spread, crossed_spread, holm, mcnemar, paired_randomization
-from reports.analysis.outcomes import ABSENT, STOOD, Fates, Outcomes, net_counts
+from reports.analysis.outcomes import ABSENT, ROBUST, Fates, Outcomes, net_counts
 from reports.analysis.ranges import eps_words, runs_of
 from reports.tables.grid import Cell, span
 
@@ -45,11 +45,11 @@ class Comparison:
     """A against B on the images that both were attacked on, ``n`` of them, at one eps.
 
     ``scope`` says which attacks, ``seeds_a`` and ``seeds_b`` which trainings, equally many;
-    ``same`` that both sides are the same trained models. ``only_a`` images stood in more seeds
-    under A than under B, ``only_b`` in fewer. ``p`` is the test's p-value, ``adjusted`` Holm's over
-    the ``family``, the number of comparisons that are read together. ``low`` and ``high`` are the
-    interval of the difference over images and trainings, at 95 % for the whole family together;
-    NaN where there are too few trainings. Without an image to compare ``n`` is 0.
+    ``same`` that both sides are the same trained models. ``only_a`` images were robust in more
+    seeds under A than under B, ``only_b`` in fewer. ``p`` is the test's p-value, ``adjusted``
+    Holm's over the ``family``, the number of comparisons that are read together. ``low`` and
+    ``high`` are the interval of the difference over images and trainings, at 95 % for the whole
+    family together; NaN where there are too few trainings. Without an image to compare ``n`` is 0.
     """
 
     scope: str
@@ -108,12 +108,13 @@ class Comparison:
 
 
 def standings(found: Outcomes) -> dict[tuple[str, str, str, float, str], Standing]:
-    """Return what stands at every (norm, attack, library, eps, defense) of a run."""
+    """Return what is robust at every (norm, attack, library, eps, defense) of a run."""
     seeds = found.cells["seed"].to_numpy()
     key = ["norm", "attack", "library", "eps", "defense"]
     groups: Mapping[Any, Any] = found.cells.groupby(key).indices
     return {
-        values: Standing(seeds[rows].tolist(), found.stood[rows]) for values, rows in groups.items()
+        values: Standing(seeds[rows].tolist(), found.robust[rows])
+        for values, rows in groups.items()
     }
 
 
@@ -142,7 +143,7 @@ class Counted(NamedTuple):
 
 
 Contest = tuple[str, str, Standing | None, Standing | None]
-"""The names of A and B, and what stands of each."""
+"""The names of A and B, and what is robust of each."""
 
 
 def count(
@@ -166,11 +167,11 @@ def count(
         fates_b = np.stack([two.fates[list(rows_b)] for _, _, _, two in group])
         for i, numbers in enumerate(net_counts(fates_a, fates_b)):
             a, b, one, two = group[i]
-            n, stood_a, stood_b, better, worse = numbers
+            n, robust_a, robust_b, better, worse = numbers
             if not n:
                 yield Counted(family, scope, eps, a, b)
                 continue
-            share_a, share_b = (stood / (n * len(rows_a)) for stood in (stood_a, stood_b))
+            share_a, share_b = (robust / (n * len(rows_a)) for robust in (robust_a, robust_b))
             seeds_a, seeds_b = (
                 tuple(int(side.seeds[row]) for row in rows)
                 for side, rows in ((one, rows_a), (two, rows_b))
@@ -184,7 +185,7 @@ def _spread(a: Fates, b: Fates) -> Spread | None:
     both = (a != ABSENT).all(axis=0) & (b != ABSENT).all(axis=0)
     if len(a) < FEWEST or both.sum() < 2:
         return None
-    return crossed_spread(a[:, both] == STOOD, b[:, both] == STOOD)
+    return crossed_spread(a[:, both] == ROBUST, b[:, both] == ROBUST)
 
 
 Rows = tuple[int, ...]
@@ -289,7 +290,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 class Finding:
     """What holds between A and B over a stretch of eps.
 
-    ``verdict`` names them, ``brief`` stands after their names, ``seeds`` names the trainings.
+    ``verdict`` names them, ``brief`` follows their names, ``seeds`` names the trainings.
     ``interval`` is that of the difference, the first named in the verdict minus the second.
     ``lacking`` says what it would take to say more.
     """
@@ -332,7 +333,7 @@ class Finding:
 def findings(comparisons: Sequence[Comparison]) -> list[Finding]:
     """Return the findings on one pair, of comparisons in the order of eps.
 
-    Comparisons that could not be made stand last, and part no stretch; the words tell the gaps.
+    Comparisons that could not be made are last, and part no stretch; the words tell the gaps.
     """
     grid = [c.eps for c in comparisons]
     compared = [c for c in comparisons if c.n]

@@ -1,6 +1,6 @@
 """What all figures share: the canvas, its settings, the legend below it, and the files.
 
-Every figure is a file of its own, so that a page can lay them out for its width. Legends stand
+Every figure is a file of its own, so that a page can lay them out for its width. Legends are
 below the axes, where they hide nothing.
 """
 
@@ -106,7 +106,7 @@ def render(figure: Figure) -> tuple[bytes, bytes]:
     with warnings.catch_warnings():
         # A name in a script that the font lacks shows boxes; the page itself spells it out.
         warnings.filterwarnings("ignore", message="Glyph")
-        # Laid out once for both files, not anew by each.
+        # Laid out once for both files, not once for each.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None})

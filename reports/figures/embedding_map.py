@@ -1,4 +1,4 @@
-"""The paper's Figure 5: where a defense's codes lie, clean and attacked.
+"""The paper's Figure 5: where a defense's embeddings lie, clean and attacked.
 
 A row of panels per defense, drawn from :data:`benchmark.results.embedding_points.CODES`. Correct
 points are dots, misclassified ones down triangles. No ten colours tell ten classes apart for
@@ -22,7 +22,7 @@ COLOURS = sns.color_palette("colorblind", 10)
 
 
 SHOWN = len(COLOURS)
-"""So many classes are drawn, those with the lowest labels."""
+"""At most this many classes are drawn, those with the lowest labels."""
 
 
 _EDGE = {"edgecolors": "#333333", "linewidths": 0.3}
@@ -46,11 +46,11 @@ def code_maps(points: pd.DataFrame) -> Picture | None:
             words += code_row(row, drawn[drawn["defense"] == name], colour, name)
         many = len(classes) > SHOWN
         some = f" (classes {classes[0]} to {classes[SHOWN - 1]} of {len(classes)})" if many else ""
-        title = f"{dataset}: codes, t-SNE{some}, seed {seed}"
+        title = f"{dataset}: embeddings, t-SNE{some}, seed {seed}"
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
         code_legend(figure, colour)
         alt = (
-            f"{title}. A point per test image, clean codes left, attacked ones right;"
+            f"{title}. A point per test image, clean embeddings left, attacked ones right;"
             f" misclassified images are down triangles. {' '.join(words)}"
         )
         return Picture(*render(figure), alt)
@@ -65,7 +65,7 @@ def _condition(part: pd.DataFrame, condition: str) -> str:
 def code_row(
     panels: Sequence[Any], own: pd.DataFrame, colour: Mapping[Any, Any], name: str
 ) -> list[str]:
-    """Draw one defense's codes, clean in the first panel and attacked in the second.
+    """Draw one defense's embeddings, clean in the first panel and attacked in the second.
 
     ``colour`` maps each label of ``own`` to its colour. Returns a sentence per panel.
     """

@@ -29,14 +29,14 @@ SATURATED = 0.01
 class Card:
     """One image under one defense: tiles in the order of HEADS, the labels, and its fate.
 
-    ``fell`` says that the attack turned it: a clean error did not fall.
+    ``fooled`` says that the attack fooled it: a clean error did not fall.
     """
 
     sample_id: int
     tiles: tuple[Tile, Tile, Tile]
     labels: str
     fate: str
-    fell: bool
+    fooled: bool
 
 
 @dataclass(frozen=True)

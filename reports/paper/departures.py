@@ -105,7 +105,7 @@ def _last_iterate(spec: RunSpec) -> Iterator[Departure]:
             "the last iterate of one run",
             f"the best iterate seen ({_names(best)}), of a defense with noise the last one; the"
             " deployed prediction decides on its success",
-            "accuracies can only be lower: nothing that was turned on the way is lost at the end",
+            "accuracies can only be lower: no adversarial example found on the way is lost",
         )
 
 
@@ -253,8 +253,8 @@ def _schedule(spec: RunSpec) -> Iterator[Departure]:
             "30 epochs without adversarial training and 20 with it; a schedule is built and never"
             " stepped, so the rate is constant",
             _grouped(other),
-            "longer training and a falling rate bring the codes nearer to the prior; robustness may"
-            " overfit with longer adversarial training",
+            "longer training and a falling rate bring the embeddings nearer to the prior;"
+            " robustness may overfit with longer adversarial training",
         )
 
 
@@ -287,7 +287,7 @@ def _one_search(spec: RunSpec) -> Iterator[Departure]:
             TEXT,
             "models are evaluated at each eps; nothing is told of one search for several",
             f"of a defense without noise all eps are searched in one descent ({_names(serving)})",
-            "an image that stands in one ball counts as standing in the smaller ones; --exact"
+            "an image that is robust in one ball counts as robust in the smaller ones; --exact"
             " attacks at each eps",
         )
 
@@ -339,8 +339,8 @@ def _mode(spec: RunSpec) -> Iterator[Departure]:
             "train() is called once, so that from the second epoch on batch norm is frozen at the"
             " first epoch’s statistics and dropout is off",
             "training mode in every epoch",
-            "frozen statistics bound what the encoder can do to the codes; it may be part of the"
-            " gap that the paper’s Figure 3 shows",
+            "frozen statistics bound what the encoder can do to the embeddings; it may be part of"
+            " the gap that the paper’s Figure 3 shows",
         )
 
 

@@ -2,7 +2,7 @@
 :func:`reports.paper.measured.paper_tables`.
 
 A panel of which nothing was run keeps its axes and says so. Accuracies are in percent, as in the
-paper's Table 1, whose numbers stand in Figure 2 as open marks.
+paper's Table 1, whose numbers are open marks in Figure 2.
 """
 
 import textwrap
@@ -306,8 +306,8 @@ def _figure5(frame: pd.DataFrame) -> Drawn:
                 words += [f"{paper.named(defense)}, {sentence}" for sentence in sentences]
         code_legend(figure, colour)
         alt = (
-            "Figure 5: t-SNE of test codes; rows E-CLA and OT-Classifier, columns clean and under"
-            " l-inf PGD for MNIST and for CIFAR10; misclassified images are down triangles."
+            "Figure 5: t-SNE of test embeddings; rows E-CLA and OT-Classifier, columns clean"
+            " and under l-inf PGD for MNIST and for CIFAR10; misclassified images are down triangles."
             f" {' '.join(words)}"
         )
         return Drawn(Picture(*render(figure), alt), tuple(dict.fromkeys(runs)))

@@ -30,7 +30,7 @@ from reports.section import RunContext, Section, View, slug
 from reports.tables.grid import ATTACK_KEY, STATUS_WORDS, attack_title, table_csv
 
 SHOWN = 4
-"""So many images are shown of those that were kept."""
+"""At most this many of the kept images are shown."""
 
 FIGURE_KEY = [*ATTACK_KEY, "eps"]
 _PIXELS = ["channels", "height", "width", "original", "difference"]
@@ -196,7 +196,7 @@ def _card_view(card: Card, coding: Coding) -> View:
         "tiles": list(zip(HEADS, coding.uris(card), strict=True)),
         "labels": card.labels,
         "fate": card.fate,
-        "fell": card.fell,
+        "fooled": card.fooled,
     }
 
 
@@ -204,12 +204,12 @@ def _card_view(card: Card, coding: Coding) -> View:
 
 
 def _summary(rows: pd.DataFrame) -> str:
-    """Say how many of a defense's images fell, and at what distances."""
+    """Say on how many images a defense was fooled, and at what distances."""
     wrong = rows["pred_clean"] != rows["label"]
-    fell = rows[rows["success"] & ~wrong]
-    text = f"{len(fell)} of {len(rows)} fell"
-    if len(fell):
-        distances = [_distance(value) for value in fell["distance"]]
+    fooled = rows[rows["success"] & ~wrong]
+    text = f"{len(fooled)} of {len(rows)} fooled"
+    if len(fooled):
+        distances = [_distance(value) for value in fooled["distance"]]
         listed = " and ".join(filter(None, [", ".join(distances[:-1]), distances[-1]]))
         text += f", at distance{'s' if len(distances) > 1 else ''} {listed}"
     return text + (f"; {int(wrong.sum())} wrong without attack" if wrong.any() else "")
@@ -226,12 +226,12 @@ def _card(row: Row, shown: tuple[Tile, Tile, Tile], names: Sequence[str]) -> Car
     if wrong:
         fate = "wrong without attack"
     elif row["success"]:
-        fate = f"fell at distance {distance}"
+        fate = f"fooled at distance {distance}"
     elif row["pred_adv"] == row["label"]:
-        fate = "stands"
+        fate = "robust"
     else:  # outside the ball: how far a minimal-distortion attack had to go
-        fate = f"only at distance {distance}: stands"
-    return Card(row["sample_id"], shown, labels, fate, fell=bool(row["success"] and not wrong))
+        fate = f"only at distance {distance}: robust"
+    return Card(row["sample_id"], shown, labels, fate, fooled=bool(row["success"] and not wrong))
 
 
 def _class_names(run: Run) -> list[str]:

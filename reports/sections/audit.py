@@ -166,10 +166,10 @@ FINDING_HEAD = ("defense", "check", "answer", "value", "threshold", "evidence", 
 
 
 def _findings(findings: pd.DataFrame, *, several: bool) -> View:
-    """Return every answer as a table, and apart those that are no pass."""
+    """Return every answer as a table, and apart those that are not a pass."""
     rows = findings.to_dict("records")
     words = [_finding_words(row, several=several) for row in rows]
-    caption = "What each check of the audit measured, and where its answer turns"
+    caption = "What each check of the audit measured, and where its answer changes"
     shown_ = [
         {"defense": row["defense"], "words": cells, "class": _ALERTS.get(row["answer"], "")}
         for row, cells in zip(rows, words, strict=True)

@@ -39,7 +39,7 @@ def cost_table(context: RunContext) -> pd.DataFrame:
     ``forwards`` and ``backwards`` are per attacked image and seed, summed over the whole sweep of
     eps: a deterministic defense's images leave it when they fall, and those that are wrong without
     an attack cost nothing. ``seconds`` is the whole sweep's, over all seeds. The distances are the
-    quartiles over the images that the attack had turned at the largest eps that is ok, clean errors
+    quartiles over the images that the attack fooled at the largest eps that is ok, clean errors
     apart: for a budget attack the smallest budget of the sweep that it needed bounds them, for a
     minimal-distortion attack the largest eps does.
     """
@@ -55,7 +55,7 @@ def cost_table(context: RunContext) -> pd.DataFrame:
     known = known.assign(
         n=np.bincount(codes, minlength=len(known)), code=np.arange(len(known)), **sums
     )[ok]
-    turned = (samples["success"] & (samples["pred_clean"] == samples["label"])).to_numpy()
+    fooled = (samples["success"] & (samples["pred_clean"] == samples["label"])).to_numpy()
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
     distance = samples["distance"].to_numpy()
@@ -74,7 +74,7 @@ def cost_table(context: RunContext) -> pd.DataFrame:
         last = own[own["eps"] == own["eps"].max()]
         places = [order[starts[code] : starts[code + 1]] for code in last["code"]]
         at = np.concatenate(places)
-        far = distance[at[turned[at]]]
+        far = distance[at[fooled[at]]]
         row |= {
             "images": int(own["n"].max()),
             "seeds": int(own["seed"].nunique()),
@@ -82,7 +82,7 @@ def cost_table(context: RunContext) -> pd.DataFrame:
             "backwards": own["n_backward"].sum() / attacked,
             "seconds": own["seconds"].sum(),
             "eps": float(own["eps"].max()),
-            "turned": len(far),
+            "fooled": len(far),
         }
         if len(far):
             ends = np.quantile(far, QUANTILES)
@@ -90,10 +90,10 @@ def cost_table(context: RunContext) -> pd.DataFrame:
             row |= dict(zip(names, map(float, ends), strict=True))
         rows.append(row)
     columns = [*KEY, *(f"cells_{status}" for status in STATUS_WORDS), "images", "seeds"]
-    columns += ["forwards", "backwards", "seconds", "eps", "turned"]
+    columns += ["forwards", "backwards", "seconds", "eps", "fooled"]
     columns += ["distance_q1", "distance_median", "distance_q3"]
     frame = pd.DataFrame(rows, columns=columns)
-    whole = ["images", "seeds", "turned"]
+    whole = ["images", "seeds", "fooled"]
     frame[whole] = frame[whole].astype("Int64")
     rank = in_order(frame["defense"].tolist(), [d.name for d in context.run.spec.defenses])
     return frame.sort_values(
@@ -103,11 +103,11 @@ def cost_table(context: RunContext) -> pd.DataFrame:
 
 def _in_words(costs: pd.DataFrame) -> TextTable:
     header = ["defense", "attack", "norm", "images", "forwards", "backwards", "seconds"]
-    header += ["eps", "turned", "median distance", "quartiles"]
+    header += ["eps", "fooled", "median distance", "quartiles"]
     rows = [_row(row) for row in costs.to_dict("records") if not _all_skipped(row)]
     caption = (
         "Queries per attacked image over the whole sweep of eps, seconds of the whole sweep, and"
-        " the distances of the images that were turned at the largest eps"
+        " the distances of the images that were fooled at the largest eps"
     )
     return TextTable(caption, header, rows)
 
@@ -123,7 +123,7 @@ def _row(row: Row) -> list[str]:
         order = ("failed", "missing", "skipped")
         status = STATUS_WORDS[next(word for word in order if row[f"cells_{word}"])]
         return [str(row["defense"]), attack, norm, *[status] * 8]
-    none = row["turned"] == 0
+    none = row["fooled"] == 0
     return [
         str(row["defense"]),
         attack,
@@ -133,8 +133,8 @@ def _row(row: Row) -> list[str]:
         number(row["backwards"], 1),
         number(row["seconds"], 1),
         _eps(row),
-        str(row["turned"]),
-        "none turned" if none else number(row["distance_median"]),
+        str(row["fooled"]),
+        "none fooled" if none else number(row["distance_median"]),
         "–" if none else f"{number(row['distance_q1'])} to {number(row['distance_q3'])}",
     ]
 

@@ -12,4 +12,6 @@ def make(context: RunContext) -> Section | None:
         return None
     files: dict[str, bytes] = {}
     view = {"figure": shown(f"{context.prefix}codes", picture, files)}
-    return Section("codes", "The codes in the plane", "sections/embedding_map.html.j2", view, files)
+    return Section(
+        "codes", "The embeddings in the plane", "sections/embedding_map.html.j2", view, files
+    )

@@ -7,7 +7,7 @@ from reports.section import RunContext, Section, shown, slug
 KEY = ["norm", "attack", "defense"]
 FEWEST, MOST, WORK = 4, 14, 20_000
 """Figures drawn: fewer the more cells a run has, which must not take minutes to report on. Those
-left out are named, and stand in the tables."""
+left out are named, and are in the tables."""
 
 
 def make(context: RunContext) -> Section | None:

@@ -21,7 +21,7 @@ INTERVAL = ("value", "ci_low", "ci_high", "n")
 
 
 LISTED = 12
-"""So many values of a list are shown."""
+"""At most this many values of a list are shown."""
 
 
 def make(context: RunContext) -> Section:

@@ -32,9 +32,9 @@ FIGURES = {
         " dark to light, with 95 % bands over images.",
     ),
     "figure5": (
-        "Figure 5: where the codes lie",
+        "Figure 5: where the embeddings lie",
         "Codes of test images, one t-SNE per defense and dataset. Dots are classified rightly, down"
-        " triangles wrongly; a number stands near the clean codes of its class. Distances"
+        " triangles wrongly; a number stands near the clean embeddings of its class. Distances"
         " between groups, their sizes and the axes mean nothing.",
     ),
 }

@@ -40,9 +40,9 @@ CURVES = (
     Curve("adversarial_accuracy", "held-out adversarial accuracy", fraction=True),
     Curve(
         "code_distance",
-        "distance of held-out codes from the prior",
-        "A line per model. Dotted in its colour: the floor below which its trained codes, those of"
-        " the test images, cannot be told from the prior.",
+        "distance of held-out embeddings from the prior",
+        "A line per model. Dotted in its colour: the floor below which its trained embeddings,"
+        " those of the test images, cannot be told from the prior.",
         floor="code_distance",
     ),
     Curve("critic_loss", "the GAN's critic loss", epoch="gan_epoch"),

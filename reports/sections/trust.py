@@ -30,11 +30,11 @@ HEADLINES = (
 """The settings that decide most: those that differ are read without unfolding."""
 
 SHOWN = 3
-"""So many reasons are read without unfolding."""
+"""At most this many reasons are read without unfolding."""
 
 
 def make(context: RunContext) -> Section:
-    """Return the section that stands at the top of the run."""
+    """Return the section at the top of the run."""
     run, spec = context.run, context.run.spec
     counts = _counts(context.cells)
     differences = [_deviation(difference, spec) for difference in deviations(spec)]
@@ -108,7 +108,7 @@ def _verdict(counts: Mapping[str, int]) -> Verdict:
     if counts["missing"]:
         return Verdict("unfinished", "This run is unfinished: the same command continues it.")
     if counts["failed"]:
-        words = "Some cells failed: their place in the tables says so, and the reasons stand below."
+        words = "Some cells failed: the tables say so, and the reasons are below."
         return Verdict("some cells failed", words)
     return Verdict("complete")
 
@@ -150,7 +150,7 @@ def _oddities(run: Run) -> Iterator[str]:
 
 
 def _repeats(run: Run) -> str:
-    """Say which images stand twice, if a run's origin tells of any."""
+    """Say which images appear twice, if a run's origin tells of any."""
     counts = mapping(mapping(run.provenance).get("dataset")).get("repeats")
     said = repeats_sentence(counts, run.spec.n_train, run.spec.n_test)
     return f"{said[0].upper()}{said[1:]}." if said else ""

@@ -1,6 +1,6 @@
-"""The worst case: the images that no attack and no library of a run turned, per defense and eps.
+"""The worst case: the images that no attack and no library of a run fooled, per defense and eps.
 
-What the audit's attacks turned stands apart, over the images that the audit attacked: the others
+What the audit's attacks fooled is apart, over the images that the audit attacked: the others
 would seem to have withstood it. Of a stochastic defense the lowest single attack counts, as in the
 audit's verdicts: each further one is one more draw.
 """
@@ -17,8 +17,8 @@ from benchmark.stats import wilson_intervals
 from reports.analysis.flags import flagged, flags, flags_of
 from reports.analysis.outcomes import (
     ABSENT,
-    FELL,
-    STOOD,
+    FOOLED,
+    ROBUST,
     Audited,
     Fates,
     Outcomes,
@@ -47,10 +47,10 @@ class WorstCase:
     """All attacks of a run on a defense within one ball, image by image.
 
     ``fates`` (seeds, images) are those of the images that every one of ``attacks`` saw; ``seen``
-    those of all that were attacked; ``clean`` those without an attack. ``turned`` counts, over
-    seeds, the images right without attack that each attack turned, ``alone`` those that it alone
-    did, and ``fell`` those that any did. ``audited`` are the fates under the audit's attacks as
-    well, of the images that they saw too; ``by_audit`` counts those that the audit alone turned.
+    those of all that were attacked; ``clean`` those without an attack. ``fooled_by`` counts, over
+    seeds, the images right without attack that each attack fooled, ``alone`` those that it alone
+    did, and ``fooled`` those that any did. ``audited`` are the fates under the audit's attacks as
+    well, of the images that they saw too; ``by_audit`` counts those that the audit alone fooled.
     Where the defense is ``stochastic``, all of these are of the lowest single attack, which has no
     others to be alone among.
     """
@@ -63,9 +63,9 @@ class WorstCase:
     fates: Fates
     seen: Fates
     clean: Fates
-    turned: Mapping[Attack, int]
+    fooled_by: Mapping[Attack, int]
     alone: Mapping[Attack, int]
-    fell: int
+    fooled: int
     audited: Fates
     by_audit: int = 0
     stochastic: bool = False
@@ -99,39 +99,39 @@ def _worst_case(
 ) -> WorstCase:
     seeds = sorted(set(seed_of[rows].tolist()))
     attacks = list(dict.fromkeys(names[row] for row in rows))
-    turned, alone, fell = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0), 0
+    fooled_by, alone, fooled = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0), 0
     random = defense in found.stochastic
     by_audit = 0
     fates, seen, clean, audited = [], [], [], []
     for seed in seeds:
         own = rows[seed_of[rows] == seed]
-        stood = found.stood[own]
-        fate, right = lowest(stood) if random else worst(stood), worst_seen(found.clean[own])
-        attacked = (stood == FELL) & ((fate != ABSENT) & (right == STOOD))
+        robust = found.robust[own]
+        fate, right = lowest(robust) if random else worst(robust), worst_seen(found.clean[own])
+        attacked = (robust == FOOLED) & ((fate != ABSENT) & (right == ROBUST))
         single = attacked.sum(axis=0) == 1
         for row, hits in zip(own, attacked, strict=True):
-            turned[names[row]] += int(hits.sum())
+            fooled_by[names[row]] += int(hits.sum())
             alone[names[row]] += int((hits & single).sum())
-        fell += int(((fate == FELL) & (right == STOOD)).sum())
-        both = _audited(found.audited.get((norm, defense, seed)), eps, stood, fate, random=random)
-        by_audit += 0 if random else int(((both == FELL) & (fate == STOOD)).sum())
+        fooled += int(((fate == FOOLED) & (right == ROBUST)).sum())
+        both = _audited(found.audited.get((norm, defense, seed)), eps, robust, fate, random=random)
+        by_audit += 0 if random else int(((both == FOOLED) & (fate == ROBUST)).sum())
         fates.append(fate)
-        seen.append(_lowest_seen(stood) if random else worst_seen(stood))
+        seen.append(_lowest_seen(robust) if random else worst_seen(robust))
         clean.append(np.where(fate == ABSENT, ABSENT, right).astype(np.int8))
         audited.append(both)
     stacks = np.stack(fates), np.stack(seen), np.stack(clean)
     rest = np.stack(audited), by_audit, random
-    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, turned, alone, fell, *rest)
+    return WorstCase(norm, eps, defense, seeds, attacks, *stacks, fooled_by, alone, fooled, *rest)
 
 
-def _lowest_seen(stood: Fates) -> Fates:
+def _lowest_seen(robust: Fates) -> Fates:
     """Return the lowest draw among those that saw most images."""
-    counts = (stood != ABSENT).sum(axis=1)
-    return lowest(list(stood[counts == counts.max()]))
+    counts = (robust != ABSENT).sum(axis=1)
+    return lowest(list(robust[counts == counts.max()]))
 
 
 def _audited(
-    audit: Audited | None, eps: float, stood: Fates, fate: Fates, *, random: bool
+    audit: Audited | None, eps: float, robust: Fates, fate: Fates, *, random: bool
 ) -> Fates:
     """Return the fates under the run's attacks and the audit's, where both saw the image."""
     nobody = np.full_like(fate, ABSENT)
@@ -139,9 +139,9 @@ def _audited(
         return nobody
     if random:
         own = [fates for (_, at), fates in audit.draws.items() if math.isclose(at, eps)]
-        return lowest([*stood, *own]) if own else nobody
-    turned = np.where(audit.reach <= eps, FELL, fate)
-    return np.where((fate == ABSENT) | ~audit.seen, ABSENT, turned).astype(np.int8)
+        return lowest([*robust, *own]) if own else nobody
+    fooled_by = np.where(audit.reach <= eps, FOOLED, fate)
+    return np.where((fate == ABSENT) | ~audit.seen, ABSENT, fooled_by).astype(np.int8)
 
 
 def make(context: RunContext) -> Section | None:
@@ -210,7 +210,7 @@ def _tables(
 
 
 def _with_audit(case: WorstCase) -> WorstCase:
-    """Return the case over the images that the audit attacked, with what it turned."""
+    """Return the case over the images that the audit attacked, with those that it fooled."""
     clean = np.where(case.audited == ABSENT, ABSENT, case.clean).astype(np.int8)
     return replace(case, fates=case.audited, seen=case.audited, clean=clean)
 
@@ -251,7 +251,7 @@ def _frames(
         if audited:
             notes = [f"n={row['images']}"]
             if case.by_audit:
-                notes.append(f"{case.by_audit} fell to the audit alone")
+                notes.append(f"{case.by_audit} fooled by the audit alone")
         rows.append({**key, **row, "remark": ", ".join(notes)})
         seeds += [{**key, **one} for one in own]
     columns = [
@@ -308,9 +308,9 @@ def _count(fates: Fates) -> int:
 
 
 def _share(fates: Fates) -> tuple[float, int]:
-    """Return the share of the attacked that stood, and their number."""
+    """Return the robust share of the attacked images, and their number."""
     n = int((fates != ABSENT).sum())
-    return (int((fates == STOOD).sum()) / n if n else float("nan")), n
+    return (int((fates == ROBUST).sum()) / n if n else float("nan")), n
 
 
 def _attacks_in_words(context: RunContext, cases: Iterable[WorstCase]) -> list[tuple[str, str]]:
@@ -341,8 +341,8 @@ def _shares(cases: Iterable[WorstCase]) -> pd.DataFrame:
             "attack": attack,
             "library": library,
             "images": int((case.fates != ABSENT).sum()),
-            "turned_by_any": case.fell,
-            "turned": case.turned[attack, library],
+            "fooled_by_any": case.fooled,
+            "fooled": case.fooled_by[attack, library],
             "only_it": case.alone[attack, library],
         }
         for case in cases
@@ -350,15 +350,15 @@ def _shares(cases: Iterable[WorstCase]) -> pd.DataFrame:
         for attack, library in case.attacks
     ]
     columns = ["norm", "defense", "eps", "attack", "library", "images"]
-    columns += ["turned_by_any", "turned", "only_it"]
+    columns += ["fooled_by_any", "fooled", "only_it"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
-    """Return, per defense and stretch of eps, the attack that turned most images."""
+    """Return, per defense and stretch of eps, the attack that fooled most images."""
     several: dict[tuple[str, str], list[WorstCase]] = {}
     for case in cases:
-        if len(case.attacks) > 1 and case.fell:
+        if len(case.attacks) > 1 and case.fooled:
             several.setdefault((case.norm, case.defense), []).append(case)
     asked = [defense.name for defense in context.run.spec.defenses]
     order = in_order([defense for _, defense in several], asked)
@@ -368,9 +368,9 @@ def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
         grid = [case.eps for case in own]
         for winners, group in runs_of(own, _winners):
             random = group[0].stochastic  # whose fallen are the strongest attack's own
-            reached = [case.turned[winners[0]] / case.fell for case in group]
+            reached = [case.fooled_by[winners[0]] / case.fooled for case in group]
             only = [sum(case.alone[attack] for attack in winners) for case in group]
-            others = [case.fell - case.turned[winners[0]] for case in group]
+            others = [case.fooled - case.fooled_by[winners[0]] for case in group]
             rows.append(
                 [
                     defense,
@@ -384,18 +384,18 @@ def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
                     _ends([int((case.fates != ABSENT).sum()) for case in group], "{:d}"),
                 ]
             )
-    header = ["defense", "norm", "eps", "strongest attack", "share of the fallen that it turned"]
-    header += ["only it turned", "only others turned", "n"]
+    header = ["defense", "norm", "eps", "strongest attack", "share of the fooled images"]
+    header += ["only it fooled", "only others fooled", "n"]
     caption = (
-        "Where several attacks went in: which turned most images that were right without an"
-        " attack, and how much of the worst case it reaches alone"
+        "Where several attacks went in: which fooled the model on most images that were right without"
+        " an attack, and how much of the worst case it reaches alone"
     )
     return TextTable(caption, header, rows)
 
 
 def _winners(case: WorstCase) -> tuple[Attack, ...]:
-    most = max(case.turned.values())
-    return tuple(attack for attack in case.attacks if case.turned[attack] == most)
+    most = max(case.fooled_by.values())
+    return tuple(attack for attack in case.attacks if case.fooled_by[attack] == most)
 
 
 def _ends(values: Iterable[float], form: str) -> str:

@@ -88,17 +88,17 @@ def test_words_say_what_became_of_each_image(two):
     assert words == {
         "undefended": [
             "3, taken for 5: wrong without attack",
-            "3 → 5: fell at distance 0.05",
-            "3 → 5: fell at distance 0.12",
-            "3 → 3: stands",
+            "3 → 5: fooled at distance 0.05",
+            "3 → 5: fooled at distance 0.12",
+            "3 → 3: robust",
         ],
-        "madry": ["3 → 5: fell at distance 0.15", *["3 → 3: stands"] * 3],
+        "madry": ["3 → 5: fooled at distance 0.15", *["3 → 3: robust"] * 3],
     }
-    assert [card["fell"] for card in pgd["strips"][0]["cards"]] == [False, True, True, False]
+    assert [card["fooled"] for card in pgd["strips"][0]["cards"]] == [False, True, True, False]
     summaries = [strip["summary"] for strip in pgd["strips"]]
     assert summaries == [
-        "2 of 4 fell, at distances 0.05 and 0.12; 1 wrong without attack",
-        "1 of 4 fell, at distance 0.15",
+        "2 of 4 fooled, at distances 0.05 and 0.12; 1 wrong without attack",
+        "1 of 4 fooled, at distance 0.15",
     ]
     for name, summary in zip(TWO, summaries, strict=True):
         assert f"{name}: {summary}." in pgd["alt"]
@@ -111,9 +111,9 @@ def test_an_image_that_falls_outside_the_ball_stands(tmp_path):
     fake_pictures(run_dir)
     _, cw = section(run_dir).view["figures"]
     fates = [card["fate"] for card in cw["strips"][0]["cards"]]
-    assert fates[0] == "only at distance 1.3: stands"
-    assert fates[3] == "only at distance 200: stands"
-    assert cw["strips"][0]["summary"] == "2 of 4 fell, at distances 0.5 and 0.6"
+    assert fates[0] == "only at distance 1.3: robust"
+    assert fates[3] == "only at distance 200: robust"
+    assert cw["strips"][0]["summary"] == "2 of 4 fooled, at distances 0.5 and 0.6"
 
 
 def test_classes_are_named_where_the_run_recorded_them(tmp_path):
@@ -204,7 +204,7 @@ def test_an_image_that_one_defense_lacks_leaves_a_gap(tmp_path):
     assert shown.view["figures"][0]["ids"] == "0, 2, 3, 1"
     assert [card and card["id"] for card in undefended["cards"]] == [0, 2, 3, None]
     assert [card["id"] for card in madry["cards"]] == [0, 2, 3, 1]
-    assert undefended["summary"].startswith("1 of 3 fell")
+    assert undefended["summary"].startswith("1 of 3 fooled")
     assert "This image was not kept" in html(shown)
 
 

@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from reports.analysis import pairs
-from reports.analysis.outcomes import STOOD
+from reports.analysis.outcomes import ROBUST
 from reports.analysis.pairs import (
     Comparison,
     Standing,
@@ -131,7 +131,7 @@ def drawn(rng, n, seeds, shift=0.0):
 
     def method(extra):
         training, chance = rng.normal(0, 0.2, (seeds, 1)), rng.normal(0, 0.3, (seeds, n))
-        fates = np.where(image + extra + training + chance > 0, STOOD, 0).astype(np.int8)
+        fates = np.where(image + extra + training + chance > 0, ROBUST, 0).astype(np.int8)
         return Standing(tuple(range(seeds)), fates)
 
     return method(0.0), method(shift)

@@ -31,16 +31,16 @@ def test_queries_sum_over_the_sweep_and_are_per_image_and_seed():
 
 
 def test_distances_are_those_of_turned_images_at_the_largest_eps():
-    fell = {0: 0.1, 1: 0.1, 2: 0.2, 3: 0.2, 4: 0.2}
+    fooled = {0: 0.1, 1: 0.1, 2: 0.2, 3: 0.2, 4: 0.2}
     samples = [
-        {**sample("a", "pgd", i, falls=fell.get(i, 1) <= eps, eps=eps, clean=i != 9),
-         "distance": fell.get(i, 0.0)}
+        {**sample("a", "pgd", i, falls=fooled.get(i, 1) <= eps, eps=eps, clean=i != 9),
+         "distance": fooled.get(i, 0.0)}
         for eps in (0.1, 0.2)
         for i in range(10)
     ]  # fmt: skip
     _, found = costs(run_of(samples))
     row = found.iloc[0]
-    assert (row["eps"], row["turned"]) == (0.2, 5)  # the clean error is not the attack's
+    assert (row["eps"], row["fooled"]) == (0.2, 5)  # the clean error is not the attack's
     assert row["distance_median"] == 0.2
     assert (row["distance_q1"], row["distance_q3"]) == (0.1, 0.2)
 
@@ -48,7 +48,7 @@ def test_distances_are_those_of_turned_images_at_the_largest_eps():
 def test_where_nothing_was_turned_there_is_no_distance():
     section, found = costs(run_of([sample("a", "pgd", i, falls=False) for i in range(3)]))
     assert pd.isna(found.iloc[0]["distance_median"])
-    assert "0 none turned –" in page_of(section).words
+    assert "0 none fooled –" in page_of(section).words
 
 
 def test_libraries_have_rows_of_their_own():

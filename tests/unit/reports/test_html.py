@@ -80,7 +80,7 @@ def test_names_and_reasons_are_escaped(report):
 
 def test_codes_and_the_papers_numbers_are_on_the_page(report):
     words = report.page.words
-    assert "The codes in the plane" in words
+    assert "The embeddings in the plane" in words
     assert "published 97.3 failed (1) published 86.8 failed (1)" in words
     assert "published 97.2 skipped (2)" in words
     alts = [img["alt"] for img in report.page.all("img")]

@@ -55,7 +55,7 @@ def test_table1_puts_measured_beside_published(tmp_path):
     table = paper_tables([run])["table1"]
     assert len(table) == 40
     row = at(table, dataset="mnist", defense="madry", eps=0.2)
-    # Seven of ten fell by 0.2; the paper has 86.8 %.
+    # Seven of ten fooled by 0.2; the paper has 86.8 %.
     assert (row["published"], row["measured"], row["n"]) == (0.868, pytest.approx(0.3), 10)
     assert row["difference"] == pytest.approx(0.3 - 0.868)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(wilson_interval(3, 10))

@@ -186,30 +186,30 @@ def worst(samples, audit_samples, **verdicts):
     return *found, page_of(section).words
 
 
-def stood(eps, attack="pgd", fallen=(), **options):
+def robust(eps, attack="pgd", fallen=(), **options):
     return [sample("madry", attack, i, falls=i in fallen, eps=eps, **options) for i in range(8)]
 
 
 def test_what_the_audit_turned_stands_apart_over_the_images_that_it_attacked():
     """Two of the four that it attacked, at every eps that reaches them: no other one dilutes it."""
-    samples = stood(0.05) + stood(0.1) + stood(0.2, fallen=(2, 7))
+    samples = robust(0.05) + robust(0.1) + robust(0.2, fallen=(2, 7))
     found = [audit_sample("madry", i, falls=i < 2, distance=0.08) for i in range(4)]
     run, audited, words = worst(samples, found)
     assert run == {0.05: (1.0, 8), 0.1: (1.0, 8), 0.2: (0.75, 8)}
     assert audited == {0.05: (1.0, 4), 0.1: (0.5, 4), 0.2: (0.25, 4)}
-    assert "2 fell to the audit alone" in words
+    assert "2 fooled by the audit alone" in words
     assert "on the 4 images that it attacked" in words
     assert "n=4" in words
 
 
 def test_a_hair_outside_the_ball_is_within():
     found = [audit_sample("madry", i, falls=i == 0, distance=0.1 + 1e-8) for i in range(8)]
-    assert worst(stood(0.1), found)[1] == {0.1: (7 / 8, 8)}
+    assert worst(robust(0.1), found)[1] == {0.1: (7 / 8, 8)}
 
 
 def test_of_a_stochastic_defense_the_lowest_single_attack_counts_everywhere():
     """Attacks turn three images each, and no two the same: the union would be six, or nine."""
-    samples = stood(0.1, fallen=(0, 1)) + stood(0.1, "eot", fallen=(2, 3, 4))
+    samples = robust(0.1, fallen=(0, 1)) + robust(0.1, "eot", fallen=(2, 3, 4))
     found = [audit_sample("madry", i, falls=i in (5, 6), distance=0.08) for i in range(8)]
     found += [
         audit_sample("madry", i, falls=i in (0, 5, 6, 7), attack="from undefended")
@@ -219,19 +219,19 @@ def test_of_a_stochastic_defense_the_lowest_single_attack_counts_everywhere():
     assert run == {0.1: (5 / 8, 8)}
     assert audited == {0.1: (4 / 8, 8)}
     assert "the lowest single attack counts" in words
-    assert "fell to the audit alone" not in words
+    assert "fooled by the audit alone" not in words
     # What a deterministic one with the same outcomes would have.
     assert worst(samples, found)[:2] == ({0.1: (3 / 8, 8)}, {0.1: (0.0, 8)})
 
 
 def test_a_draw_at_another_eps_says_nothing_of_a_stochastic_defense():
     found = [audit_sample("madry", i, falls=True, eps=0.05) for i in range(8)]
-    assert worst(stood(0.1), found, stochastic=True)[1] == {}
+    assert worst(robust(0.1), found, stochastic=True)[1] == {}
 
 
 def test_a_stochastic_defense_is_known_without_an_audit(tmp_path):
     record = ModelRecord("madry", 0, "k", {}, 1, 1.0, [], stochastic=True)
-    samples = stood(0.1, fallen=(0, 1)) + stood(0.1, "eot", fallen=(2, 3, 4))
+    samples = robust(0.1, fallen=(0, 1)) + robust(0.1, "eot", fallen=(2, 3, 4))
     run = replace(run_of(samples), models=[record])
     assert stochastic_defenses(context(run)) == {"madry"}
     frame = pd.read_csv(io.BytesIO(worst_case.make(context(run)).files["worst-case.csv"]))
@@ -248,7 +248,7 @@ def test_clean_errors_and_other_norms_and_images_add_nothing():
         audit_sample("madry", 99, falls=True),
         audit_sample("rse", 2, falls=True),
     ]
-    run, audited, _ = worst(stood(0.1), found)
+    run, audited, _ = worst(robust(0.1), found)
     assert run == {0.1: (1.0, 8)}
     assert audited == {0.1: (1.0, 1)}
 

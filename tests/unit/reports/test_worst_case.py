@@ -37,8 +37,8 @@ def test_an_image_falls_if_any_attack_in_any_library_turns_it():
     samples += rows("madry", "fgsm", numbered("00010000"))
     (case,) = cases_of(samples)
     assert case.fates.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]]
-    assert case.fell == 4
-    assert case.turned == {("pgd", "inhouse"): 2, ("pgd", "art"): 2, ("fgsm", "inhouse"): 1}
+    assert case.fooled == 4
+    assert case.fooled_by == {("pgd", "inhouse"): 2, ("pgd", "art"): 2, ("fgsm", "inhouse"): 1}
     assert case.alone == {("pgd", "inhouse"): 1, ("pgd", "art"): 1, ("fgsm", "inhouse"): 1}
     row = csv(worst_case.make(context(run_of(samples)))).iloc[0]
     assert (row["robust_accuracy"], row["images"]) == (0.5, 8)
@@ -74,8 +74,8 @@ def test_clean_errors_count_against_the_defense_but_for_no_attack():
     ]
     (case,) = cases_of(samples)
     assert case.fates.tolist() == [[0, 0, 1, 1]]
-    assert case.fell == 1
-    assert set(case.turned.values()) == {1}
+    assert case.fooled == 1
+    assert set(case.fooled_by.values()) == {1}
     row = csv(worst_case.make(context(run_of(samples)))).iloc[0]
     assert (row["clean_accuracy"], row["robust_accuracy"]) == (0.75, 0.5)
 
