@@ -10,6 +10,7 @@ from benchmark.attacks.norms import Eps, distance
 from benchmark.attacks.view import attack_view
 from benchmark.config.threat import NORMS, TOLERANCE
 from benchmark.datasets.info import DatasetInfo
+from benchmark.models.contract import kind
 from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
 from benchmark.testing.common import (
@@ -17,13 +18,12 @@ from benchmark.testing.common import (
     N,
     Words,
     changed_tensors,
-    kind,
     require,
     snapshot,
 )
 
 BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
-"""Budgets of the check; the largest suffices to turn every image of :class:`_Linear`."""
+"""Budgets of the check; within the largest every image of :class:`_Linear` is misclassified."""
 
 
 class _Linear(Defense):
@@ -117,7 +117,7 @@ class _AttackCase:
         )
         require(found.dtype == x.dtype, what(f"it must return {x.dtype}, got {found.dtype}"))
         found = found.detach()
-        require(bool(torch.isfinite(found).all()), what("it returned a pixel that is no number"))
+        require(bool(torch.isfinite(found).all()), what("it returned a pixel that is not finite"))
         require(
             bool(((found >= 0) & (found <= 1)).all()),
             what("it must stay in the box: pixels in [0, 1]"),
@@ -160,14 +160,14 @@ class _AttackCase:
         )
 
     def check_effect(self, x: Tensor, y: Tensor, eps: Eps) -> None:
-        turned = self.defense.predict(self.run(x, y, eps).detach()) != y
+        fooled = self.defense.predict(self.run(x, y, eps).detach()) != y
         require(
-            bool(turned.any()),
-            f"{self.name}: it turned none of {len(x)} images of a linear model, for which every"
-            " image has an adversarial one within the budget",
+            bool(fooled.any()),
+            f"{self.name}: it found an adversarial example for none of {len(x)} images of a linear"
+            " model, each of which has one within the budget",
         )
 
 
 def _spread(attack: Attack, x: Tensor) -> float:
-    """How often float32's spacing may add up: once per pixel in l-inf, over all pixels in l2."""
+    """How often float32's spacing may add up: once in l-inf, over all pixels in l2."""
     return 1.0 if attack.norm == "linf" else float(x[0].numel()) ** 0.5

@@ -1,4 +1,4 @@
-"""What both halves of the conformance suite use: tiny data, rules, findings."""
+"""What the checks of defenses and of attacks share: tiny data, rules, findings."""
 
 import random
 import warnings
@@ -29,7 +29,7 @@ N = 8
 """Images of a check."""
 
 AMBIENT = 1_597_463_007
-"""Seed of the global random state that a check starts from: none that a plugin would use."""
+"""Seed of the global random state that a check starts from; unlikely to be a plugin's own."""
 
 
 class ConformanceWarning(UserWarning):
@@ -67,13 +67,6 @@ def report(findings: Iterator[str]) -> list[str]:
     return found
 
 
-def kind(value: Any) -> str:
-    """Return in words what ``value`` is: a tensor by dtype and shape, else its type."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)}"
-    return type(value).__name__
-
-
 def snapshot(defense: Defense) -> dict[str, Tensor]:
     """Return a copy of a defense's whole state."""
     return {name: tensor.clone() for name, tensor in defense.state_dict().items()}
@@ -96,7 +89,7 @@ def global_random_state(who: str) -> Iterator[None]:
         "numpy.random": lambda: [repr(part) for part in np.random.get_state()],
         "torch": lambda: torch.get_rng_state().tolist(),
     }
-    # From a state of its own: a fit that seeds globally could find its seed already there.
+    # A state of its own: otherwise a fit that seeds globally might set the seed that is there.
     with seeded(AMBIENT):
         before = {name: state() for name, state in states.items()}
         yield

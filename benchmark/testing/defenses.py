@@ -14,6 +14,7 @@ from benchmark.attacks.losses import cross_entropy, margin
 from benchmark.attacks.view import attack_view, clamps_input
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.info import DatasetInfo
+from benchmark.models.contract import kind
 from benchmark.models.defense import Defense, TrainingLog
 from benchmark.models.memory_layout import CONTIGUOUS, differentiate, is_layout_error, lay_out
 from benchmark.progress import Progress
@@ -26,7 +27,6 @@ from benchmark.testing.common import (
     Words,
     changed_tensors,
     global_random_state,
-    kind,
     report,
     require,
     snapshot,
@@ -90,7 +90,7 @@ def _bears_layout(defense: Defense, data: ImageDataset) -> bool:
     try:
         with seeded(1):
             differentiate(defense.eval(), data.x(slice(N)))
-    except Exception as error:  # any other is a rule's to find
+    except Exception as error:  # the rules find any other error
         return not is_layout_error(error)
     return True
 
@@ -236,23 +236,23 @@ def _check_surrogate(defense: Defense, x: Tensor, y: Tensor, n_classes: int, wha
 
 def _check_embed(defense: Defense, x: Tensor, what: Words) -> None:
     with torch.no_grad(), seeded(11):
-        codes = defense.embed(x)
-    if codes is None:
+        z = defense.embed(x)
+    if z is None:
         return
     require(
-        isinstance(codes, Tensor) and codes.dim() == 2 and len(codes) == len(x),
-        what(f"embed must return None or codes of shape ({len(x)}, k), got {kind(codes)}"),
+        isinstance(z, Tensor) and z.dim() == 2 and len(z) == len(x),
+        what(f"embed must return None or embeddings of shape ({len(x)}, k), got {kind(z)}"),
     )
     require(
-        codes.is_floating_point() and bool(torch.isfinite(codes).all()),
-        what("embed returned codes that are not finite numbers"),
+        z.is_floating_point() and bool(torch.isfinite(z).all()),
+        what("embed returned embeddings that are not finite numbers"),
     )
 
 
 def _check_checkpoint(
     defense: Defense, fresh: Defense, x: Tensor, logits: Tensor, what: Words
 ) -> None:
-    """A cached model must come back whole: what fit learned has to be in the state dict."""
+    """A cached model must be complete: what fit learned has to be in the state dict."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Checkpoints(Path(folder))
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.norms import random_start
-from benchmark.attacks.peers.base import PeerCW, PeerPGD, Served
+from benchmark.attacks.peers.base import PeerCW, PeerPGD, Served, variants
 from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.view import AttackView
 
@@ -56,19 +56,7 @@ class PGD(PeerPGD):
         return found.detach()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PGDL2(PGD):
-    """The same in l2."""
-
-    norm: str = "l2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(PGD):
-    """One full step from the image."""
-
-    steps: int = 1
-    random_start: bool = False
+PGDL2, FGSM = variants(PGD)
 
 
 @dataclass(frozen=True, kw_only=True)

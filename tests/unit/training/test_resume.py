@@ -235,7 +235,7 @@ def test_a_damaged_state_is_said_in_a_line_and_training_starts_anew(tmp_path, da
     assert same(small("undefended"), small("undefended", tmp_path, watched))
     first = watched.said[0]
     assert first.startswith(f"it: cannot go on from {path} (")
-    assert first.endswith("); training starts anew")
+    assert first.endswith("); training starts again")
     assert "\n" not in first
 
 
