@@ -212,7 +212,7 @@ class BadSurrogate(Good):
         return super().surrogate(x).sum(1)
 
 
-class FlatCodes(Good):
+class FlatEmbeddings(Good):
     def embed(self, x):
         return x.flatten()
 
@@ -314,7 +314,7 @@ class SpoilsData(Good):
         (Detached, "surrogate must be differentiable"),
         (Quantised, "attacks would be blind"),
         (BadSurrogate, "surrogate must return logits of shape"),
-        (FlatCodes, r"embed must return None or codes of shape \(8, k\)"),
+        (FlatEmbeddings, r"embed must return None or embeddings of shape \(8, k\)"),
         (HiddenState, "what fit learns must be parameters or buffers"),
         (ExtraState, "the state dict's _extra_state is not a tensor"),
         (GrowingState, "its state dict cannot be kept: .*size mismatch for seen"),

@@ -17,7 +17,7 @@ from benchmark.models.loader import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.seeding import generator, seeded
-from benchmark.training import TrainingSettings, resume, train
+from benchmark.training import TrainingSettings, resume, state_file, train
 from benchmark.training import fit as training_fit
 from benchmark.training.resume import Phase, keeping, once
 
@@ -283,7 +283,7 @@ def test_writing_takes_at_most_a_twentieth_of_the_time(tmp_path, monkeypatch):
         now[0] += 1.0  # a slow disk
         written.append(now[0])
 
-    monkeypatch.setattr(resume, "write_atomic", write)
+    monkeypatch.setattr(state_file, "write_atomic", write)
     with keeping(tmp_path / "key", "it", Progress()):
         phase = Phase([], (), epochs=100, device=torch.device("cpu"))
         phase.restore()
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(resume, "write_atomic", full)
+    monkeypatch.setattr(state_file, "write_atomic", full)
     watched = Watched()
     assert same(small("undefended"), small("undefended", tmp_path, watched))
     (line,) = watched.said
