@@ -1,7 +1,7 @@
 """Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083)."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,17 +102,7 @@ class PGD(PGDSettings, SweepAttack):
         """
         return self.early_stop and not self.return_last and self.steps >= FEWEST_STEPS
 
-    def descend(
-        self,
-        view: AttackView,
-        x: Tensor,
-        y: Tensor,
-        *,
-        budgets: Sequence[float],
-        seeds: Sequence[int],
-        batch_size: int,
-        advance: Callable[[int], None],
-    ) -> Tensor:
+    def descend(self, view: AttackView, x: Tensor, y: Tensor, **sweep: Any) -> Tensor:
         """See :meth:`benchmark.attacks.base.SweepAttack.descend`."""
         search = Descent(
             norm=self.norm,
@@ -122,9 +112,7 @@ class PGD(PGDSettings, SweepAttack):
             step_size=self.step_size,
             random_start=self.random_start,
         )
-        return search.run(
-            view, x, y, budgets=budgets, seeds=seeds, batch_size=batch_size, advance=advance
-        )
+        return search.run(view, x, y, **sweep)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,15 +49,26 @@ def tiny_dataset(info: DatasetInfo = GREY, n: int = 40, seed: int = 0) -> ImageD
     )
 
 
-Words = Callable[[str], str]
-"""Puts the name of what is checked before a rule."""
-
-
-def require(holds: bool, rule: str) -> None:
+def require(holds: bool | Tensor, rule: str) -> None:
     """Raise an AssertionError that names ``rule`` unless it ``holds``."""
     # No assert statement: the rules must hold under python -O, too.
     if not holds:
         raise AssertionError(rule)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of what is checked, which each message names first: ``who``."""
+
+    who: str
+
+    def __call__(self, holds: bool | Tensor, rule: str) -> None:
+        """See :func:`require`."""
+        require(holds, self.named(rule))
+
+    def named(self, rule: str) -> str:
+        """Return ``rule`` after the name of what is checked."""
+        return f"{self.who}: {rule}"
 
 
 def report(findings: Iterator[str]) -> list[str]:
