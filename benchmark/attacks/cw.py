@@ -171,7 +171,7 @@ class CarliniWagner(CWSettings):
 
 @dataclass
 class _Iterates:
-    """The samples (n,) that a search step still moves, and where Adam stands; ``rows`` (int64).
+    """The samples (n,) that a search step still moves, with Adam's state; ``rows`` (int64).
 
     ``rate`` is a sample's learning rate until the first stall and ``slowest`` that after it;
     ``last`` the iteration after which it leaves. ``best`` is the lowest objective up to the last

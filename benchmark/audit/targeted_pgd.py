@@ -1,7 +1,7 @@
-"""Targeted PGD for three classes: the ratio of torchattacks' targeted APGD takes four logits.
+"""Targeted PGD for models of three classes: torchattacks' targeted APGD needs four logits.
 
-An untargeted loss follows whichever class is nearest at the moment; a search that keeps to one
-class at a time gets past where two pull in turns.
+An untargeted loss follows whichever class is nearest at the moment, and may swing between two; this
+search keeps to one class at a time.
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from benchmark.models.defense import Defense
 Result = TypeVar("Result")
 
 CONTIGUOUS = (
-    "the network does not bear channels-last memory (it takes a view of a convolution's output):"
+    "the network does not work in channels-last memory (it takes a view of a convolution's output):"
     " kept contiguous, which may be slower; flatten(1) or reshape would do in place of view"
 )
 

@@ -222,7 +222,7 @@ def _geoda() -> Iterator[None]:
     """Give GeoDA what it needs: NumPy's old name for a matrix, and a folder for its files."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        chdir(folder),  # it writes a basis where it stands, and reads what lies there
+        chdir(folder),  # it writes a basis into the working directory, and reads it
         patch.object(np, "mat", np.asmatrix, create=True),
     ):
         yield

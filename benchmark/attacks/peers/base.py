@@ -1,8 +1,8 @@
 """What the adapters for other libraries share.
 
-An adapter takes the settings of the in-house attack of the same name. What its library cannot be
-told stands in ``fixed``, with the value that the library behaves by: a request for another value
-is refused, not ignored. A library is imported when an attack runs.
+An adapter takes the settings of the in-house attack of the same name. ``fixed`` holds those that
+its library has no parameter for, with the value that it works by: another value is refused, not
+ignored. A library is imported when an attack runs.
 """
 
 from abc import abstractmethod
@@ -23,10 +23,10 @@ from benchmark.config.eps import check_step
 
 
 class Served(nn.Module):
-    """A view as other libraries take it: images of any floating point, memory in one piece.
+    """A view as other libraries take it: images of any floating-point dtype, gradients contiguous.
 
-    Some compute in float64 what the model takes in float32, and some take a ``view`` of a gradient,
-    which a model in channels-last memory returns in an order that allows none.
+    Some compute in float64 what the model takes in float32, and some call ``view`` on a gradient,
+    which fails on the channels-last gradients of many models.
     """
 
     def __init__(self, view: AttackView) -> None:

@@ -63,8 +63,8 @@ PGDL2, FGSM = variants(PGD)
 class CW(PeerCW):
     """Foolbox's L2CarliniWagnerAttack.
 
-    Where it fails it returns a black image, which a model may well call something else although
-    nothing was found; the clean image stands in for it here.
+    Where it fails it returns a black image, which a model may misclassify although nothing was
+    found; the clean image is returned instead.
     """
 
     library: ClassVar[str] = "foolbox"

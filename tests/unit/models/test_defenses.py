@@ -340,7 +340,7 @@ def test_the_log_has_the_held_out_codes_distance_from_the_prior(name):
 
 
 @pytest.mark.parametrize("cls", [OTClassifierAdv, Madry])
-def test_adversarial_training_attacks_the_model_as_it_stands(cls):
+def test_adversarial_training_attacks_the_model_in_its_present_state(cls):
     info = DIGITS.info
     settings = TrainingSettings(adversary_eps=0.2, adversary_steps=2)
     model = cls(info, training=settings, width=0.1)
