@@ -25,7 +25,7 @@ from benchmark.training.resume import once
 DEFAULT = TrainingSettings()
 
 CLAIMED = ("mnist", "fashion_mnist")
-"""The datasets on which its paper shows it."""
+"""The datasets on which its paper evaluates it."""
 
 TRAINED_ON = ("reconstructions", "originals")
 
@@ -35,7 +35,7 @@ CHUNK = 512
 MOMENTUM = 0.7
 LAST_FIFTH = 0.1
 """The search's momentum, and the share of its rate that the last fifth of the steps takes: as in
-the authors' code, and stated nowhere else."""
+the authors' code; the paper does not state them."""
 
 
 class DefenseGAN(Defense):
@@ -43,7 +43,7 @@ class DefenseGAN(Defense):
 
     The search minimises the mean square error over the pixels, as the authors' code does, with
     ``rec_steps`` (L) steps at rate ``rec_lr`` from each of ``rec_restarts`` (R) latents drawn from
-    N(0, I / latent_dim), afresh at every pass; the nearest end point of the R is taken.
+    N(0, I / latent_dim), new at every pass; the nearest end point of the R is taken.
 
     ``training`` and ``architecture`` are the classifier's, ``width`` scales its channels and those
     of the GAN, unless ``gan_width`` gives the latter. The GAN trains for ``gan_epochs`` passes of

@@ -11,5 +11,5 @@ class Madry(Undefended):
     """The plain classifier, trained on PGD examples only: min over weights of max over images."""
 
     def training_images(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        """Return PGD examples of the batch against the model as it stands."""
+        """Return PGD examples of the batch against the model in its present state."""
         return adversarial_examples(self, x, y, self.settings, rng)

@@ -41,7 +41,7 @@ class RSE(Undefended):
 
     ``noise_init`` is the standard deviation before the first convolution, in [0, 1] pixel units as
     eps is: the authors' training script feeds images in [0, 1] as they are. Ours are mapped to
-    [-1, 1] first, so that noise stands before the map (0.2 there is 0.4 behind it). ``noise_inner``
+    [-1, 1] first, so the noise comes before the map (0.2 there is 0.4 behind it). ``noise_inner``
     is that before every other convolution, in the units of what the convolution receives.
 
     :meth:`forward` is one noisy pass; a prediction averages the softmax of ``passes`` of them. The

@@ -16,7 +16,7 @@ from benchmark.models.embedding_distance import distance_from_prior
 from benchmark.progress import Progress
 from benchmark.seeding import generator
 from benchmark.training import Measure, Step, TrainingLog, TrainingSettings, train
-from defenses.networks import code_classifier, encoder
+from defenses.networks import embedding_classifier, encoder
 from defenses.optimization import descend
 from defenses.pretraining import pretrain
 
@@ -24,13 +24,13 @@ DEFAULT = TrainingSettings()
 
 
 class EncoderClassifier(Defense):
-    """C(Q(x)): an encoder Q into ``code_dim`` dimensions and a classifier C on the codes.
+    """C(Q(x)): an encoder Q into ``code_dim`` dimensions and a classifier C on the embeddings.
 
     Q learns with the training settings' ``lr`` and C with ``classifier_lr`` times it (the authors'
     scripts: 0.05). ``architecture`` names the encoder, by default the paper's for the image size.
     With ``pretrain_epochs``, the encoder's convolutions first learn to classify clean images under
     a linear head, with ``pretrain_lr`` (the authors' CIFAR10 encoder starts from such a VGG; how
-    it was trained they do not say); those epochs stand in the log up to epoch 0.
+    it was trained they do not say); the log counts those epochs up to 0.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EncoderClassifier(Defense):
         self.pretrain_lr = pretrain_lr
         architecture = architecture or default_architecture(info)
         self.encoder = encoder(info, code_dim, architecture, width)
-        self.classifier = code_classifier(info, code_dim, architecture)
+        self.classifier = embedding_classifier(info, code_dim, architecture)
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`benchmark.models.defense.Defense.forward`."""
@@ -63,14 +63,14 @@ class EncoderClassifier(Defense):
         return logits
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the codes Q(x), (N, code_dim)."""
-        codes: Tensor = self.encoder(x)
-        return codes
+        """Return the embeddings Q(x), (N, code_dim)."""
+        embeddings: Tensor = self.encoder(x)
+        return embeddings
 
     def fit(self, data: ImageDataset, *, seed: int, progress: Progress) -> TrainingLog:
         """Pretrain the encoder if asked to, then train with :meth:`algorithm`.
 
-        The log has the held-out codes' distance from the prior N(0, I) as ``code_distance``.
+        The log has the held-out embeddings' distance from the prior N(0, I) as ``code_distance``.
         """
         rng = generator(seed + 1, data.device)  # apart from the loop's own, which orders the data
         before = self.pretrain(data, seed, progress)
@@ -83,7 +83,7 @@ class EncoderClassifier(Defense):
             settings=self.settings,
             seed=seed,
             progress=progress,
-            measure=self.code_measure(seed),
+            measure=self.embedding_measure(seed),
             state=[rng],
         )
         return TrainingLog(before.epochs + log.epochs, before.seconds + log.seconds)
@@ -92,10 +92,10 @@ class EncoderClassifier(Defense):
         """Train the encoder's convolutions as a plain classifier for ``pretrain_epochs``."""
         if self.pretrain_epochs == 0:
             return TrainingLog()
-        convolutions, to_code = self.encoder
+        convolutions, to_embedding = self.encoder
         return pretrain(
             convolutions,
-            to_code.in_features,
+            to_embedding.in_features,
             data,
             settings=replace(self.settings, epochs=self.pretrain_epochs, lr=self.pretrain_lr),
             seed=seed,
@@ -117,12 +117,12 @@ class EncoderClassifier(Defense):
 
         return step, [q, c]
 
-    def code_measure(self, seed: int) -> Measure:
-        """Return what measures the codes' distance from one and the same sample of the prior."""
+    def embedding_measure(self, seed: int) -> Measure:
+        """Return what measures the embeddings' distance from a fixed sample of the prior."""
 
         @torch.no_grad()
         def measure(held_out: ImageDataset) -> Mapping[str, float]:
-            codes = torch.cat([self.encoder(held_out.x(rows)) for rows in held_out.batches(250)])
-            return {"code_distance": distance_from_prior(codes.double().cpu().numpy(), seed)}
+            z = torch.cat([self.encoder(held_out.x(rows)) for rows in held_out.batches(250)])
+            return {"code_distance": distance_from_prior(z.double().cpu().numpy(), seed)}
 
         return measure

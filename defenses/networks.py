@@ -11,13 +11,13 @@ from benchmark.models.architectures import VGG, trunk
 
 
 def encoder(info: DatasetInfo, code_dim: int, architecture: str, width: float) -> nn.Sequential:
-    """Return Q: images (N, C, H, W) in [0, 1] to codes (N, code_dim)."""
+    """Return Q: images (N, C, H, W) in [0, 1] to embeddings (N, code_dim)."""
     convolutions, features = trunk(info, architecture, width)
     return nn.Sequential(convolutions, nn.Linear(features, code_dim))
 
 
-def code_classifier(info: DatasetInfo, code_dim: int, architecture: str) -> nn.Sequential:
-    """Return C: codes (N, code_dim) to logits (N, K).
+def embedding_classifier(info: DatasetInfo, code_dim: int, architecture: str) -> nn.Sequential:
+    """Return C: embeddings (N, code_dim) to logits (N, K).
 
     512 and 512 units with dropout beside VGG; 500 and 256 with batch norm beside the others.
     """
@@ -43,7 +43,8 @@ def code_classifier(info: DatasetInfo, code_dim: int, architecture: str) -> nn.S
 
 
 def discriminator(code_dim: int) -> nn.Sequential:
-    """Return D before its sigmoid: codes (N, code_dim) to scores (N, 1), high for the prior's."""
+    """Return D before its sigmoid: embeddings (N, code_dim) to scores (N, 1), high for the
+    prior's."""
     layers: list[nn.Module] = []
     features = code_dim
     for _ in range(4):

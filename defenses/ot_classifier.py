@@ -1,7 +1,7 @@
 """The Optimal Transport Classifier (Li et al.), plain and with adversarial training.
 
 Symbols as in the paper's Algorithm 1: images x, labels y, encoder Q, classifier C, discriminator
-D (the network returns its score, D is the sigmoid of it), codes z~ = Q(x), prior codes
+D (the network returns its score, D is the sigmoid of it), embeddings z~ = Q(x), prior embeddings
 z ~ N(0, I), regularisation lambda.
 """
 
@@ -24,7 +24,7 @@ DIVERGENCES = ("wasserstein", "jensen-shannon")
 
 
 class OTClassifier(EncoderClassifier):
-    """OT-CLA: E-CLA whose codes a discriminator pushes towards the prior N(0, I).
+    """OT-CLA: E-CLA whose embeddings a discriminator pushes towards the prior N(0, I).
 
     ``lam`` is lambda. D learns with ``discriminator_lr`` times the training settings' ``lr``. With
     the divergence "wasserstein" its weights are clipped to [-``clip``, ``clip``] after each update
@@ -32,8 +32,8 @@ class OTClassifier(EncoderClassifier):
     "jensen-shannon" D is a classical discriminator, unclipped (Goodfellow et al. 2014,
     https://arxiv.org/abs/1406.2661). Q has one Adam for both of its updates: with an optimiser of
     its own, the regulariser's step would not depend on lambda, because Adam divides a gradient's
-    scale away. ``beta1`` is the momentum of all three: Algorithm 1 leaves it open, so Adam's own
-    0.9, but with many code dimensions and few batches it lets the codes' mean swing around the
+    scale away. ``beta1`` is the momentum of all three: Algorithm 1 leaves it open, so it is Adam's
+    0.9. With many embedding dimensions and few batches the embeddings' mean then swings around the
     prior's, as Arjovsky et al. warn; 0 is calmer.
     """
 
@@ -87,8 +87,8 @@ class OTClassifier(EncoderClassifier):
         def step(x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
             attacked = self.attacked_images(x, y, rng)
             z = torch.randn(len(x), self.code_dim, generator=rng, device=x.device)
-            codes, loss = self.classification(x, attacked, y)
-            gap = self.update_discriminator(d, z, codes.detach())
+            embeddings, loss = self.classification(x, attacked, y)
+            gap = self.update_discriminator(d, z, embeddings.detach())
             self.update_classification(q, c, loss)
             self.update_encoder(q, x if attacked is None else attacked)
             return {"loss": loss.detach(), "code_gap": gap}
@@ -102,25 +102,25 @@ class OTClassifier(EncoderClassifier):
     def classification(
         self, x: Tensor, attacked: Tensor | None, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the codes z~ (N, k) to regularise and the cross-entropy to descend.
+        """Return the embeddings z~ (N, k) to regularise and the cross-entropy to descend.
 
-        With adversarial training the codes are the attacked images' and the loss is the mean of
-        the clean and the adversarial one.
+        With adversarial training the embeddings are those of the attacked images, and the loss is
+        the mean of the clean and the adversarial one.
         """
-        codes = self.encoder(x)
-        loss = F.cross_entropy(self.classifier(codes), y)
+        embeddings = self.encoder(x)
+        loss = F.cross_entropy(self.classifier(embeddings), y)
         if attacked is None:
-            return codes, loss
-        codes = self.encoder(attacked)
-        return codes, (loss + F.cross_entropy(self.classifier(codes), y)) / 2
+            return embeddings, loss
+        embeddings = self.encoder(attacked)
+        return embeddings, (loss + F.cross_entropy(self.classifier(embeddings), y)) / 2
 
-    def update_discriminator(self, d: Optimizer, z: Tensor, codes: Tensor) -> Tensor:
+    def update_discriminator(self, d: Optimizer, z: Tensor, embeddings: Tensor) -> Tensor:
         """Ascend lambda times what D maximises by one step, and clip (line 7).
 
         Wasserstein: mean log D(z) - mean log D(z~). Jensen-Shannon: mean log D(z) + mean
         log(1 - D(z~)), without clipping. Returns D's estimate of the divergence before the step.
         """
-        prior, ours = self.discriminator(z), self.discriminator(codes)
+        prior, ours = self.discriminator(z), self.discriminator(embeddings)
         if self.divergence == "jensen-shannon":
             # 1 - sigmoid(s) = sigmoid(-s). The maximum over all D is 2 JS - 2 log 2.
             objective = F.logsigmoid(prior).mean() + F.logsigmoid(-ours).mean()
@@ -147,5 +147,5 @@ class OTClassifierAdv(OTClassifier):
     """OT-CLA+Adv: Algorithm 1 on PGD examples of each batch (Table 1)."""
 
     def attacked_images(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        """Return PGD examples of the batch against the model as it stands."""
+        """Return PGD examples of the batch against the model in its present state."""
         return adversarial_examples(self, x, y, self.settings, rng)

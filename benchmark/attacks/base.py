@@ -24,8 +24,8 @@ class Attack:
     library: ClassVar[str] = "inhouse"
 
     needs_gradient: ClassVar[bool] = True
-    """Whether the attack follows the gradient from the logits back to the image: False for one
-    that asks for answers only, which then runs on every defense as it is."""
+    """Whether the attack follows the gradient from the logits back to the image. One that only asks
+    for answers runs on every defense as it is."""
 
     needs_generator: ClassVar[bool] = False
     """Whether the attack searches the latents of the defense's generator."""
@@ -69,13 +69,13 @@ class SweepAttack(BudgetAttack, ABC):
         batch_size: int,
         advance: Callable[[int], None],
     ) -> Tensor:
-        """Return, per sample, an image (N, C, H, W) in the smallest ball in which it fell.
+        """Return, per sample, an adversarial image (N, C, H, W) in the smallest ball with one.
 
-        ``x`` in [0, 1] are images that the deterministic model gets right, ``budgets`` the sweep's
-        eps, ascending and above 0; the result is judged at each by its distance. ``seeds`` (N,)
-        draw each sample's random numbers, ``batch_size`` is how many samples are searched at a
-        time, and neither that nor the order may change a sample's result. ``advance`` hears how
-        many samples are done.
+        ``x`` in [0, 1] are images that the deterministic model gets right, ``y`` (N,) their labels,
+        ``budgets`` the sweep's eps, ascending and above 0; the result is judged at each by its
+        distance. ``seeds`` (N,) draw each sample's random numbers and ``batch_size`` samples are
+        searched at a time; neither that nor the order may change a sample's result. ``advance``
+        takes how many samples were finished.
         """
 
 

@@ -1,25 +1,23 @@
-"""One search for every eps of a sweep: out from the image, then from the largest ball downwards.
+"""One search that finds, per sample, the smallest eps of a sweep at which it is misclassified.
 
-A sample that falls in a ball also falls in every larger one, so what a sweep has to find is, per
-sample, the smallest eps of its grid at which it falls. A few steps first walk outwards from the
-image, through balls that grow from the smallest to the largest. As soon as an iterate fools the
-model, the smallest eps of the grid that holds that iterate has fallen, and the search goes on from
-there in the next smaller ball. A sample that the walk did not turn is searched in the largest ball.
+An adversarial image in a ball is one in every larger ball too, so the search goes from large balls
+to small ones:
 
-The first two fifths of the steps in a ball go on from the iterate that fooled the larger one; then
-the sample starts again at a random point of the ball, or it would keep to one valley.
+1. The walk: a few steps outwards from the image, through balls that grow from the smallest to the
+   largest.
+2. A run of ``steps`` steps in the largest ball, unless the walk already fooled the model.
+3. As soon as an iterate fools the model, the search moves on to the next ball that is smaller than
+   the iterate's distance. The first steps there go on from that iterate; then the sample starts
+   again at a random point of the ball, to leave the valley that it is in.
+4. A sample that is still classified correctly after a full run is robust in this ball and below.
 
-A sample that stands after ``steps`` steps in one ball counts as standing there and below, which is
-true of the best attack and may be false of this one: a defense that purifies what looks noisy fails
-an attack in a large ball and not in a smaller one. The walk tells. In an honest model the lead of
-the wrong class grows about as the radius, so a run that gained much less per radius than the walk
-did nearer to the image was misled. It is not believed, and the search goes on in the next smaller
-ball, from the image. An exact sweep (:func:`benchmark.evaluation.sweep.sweep`) takes nothing over
-from one eps to the next.
+Step 4 can be wrong: a defense that purifies what looks noisy may fool an attack in a large ball and
+not in a smaller one. In an honest model the lead of the wrong class grows about as the radius. So
+if a run gained much less per radius than the walk did nearer to the image, it is not believed, and
+the search goes on in the next smaller ball, from the image. An exact sweep
+(:func:`benchmark.evaluation.sweep.sweep`) takes nothing over from one eps to the next.
 
-So a sample pays the walk, one full run of ``steps`` in the ball where it stands, and a few steps
-for each ball in which it falls; the usual plan pays a full run for every eps. What that costs and
-finds, and where the constants come from, is measured in docs/search.md.
+docs/search.md measures what this costs and finds, and where the constants come from.
 """
 
 import math
@@ -39,33 +37,31 @@ from benchmark.config.threat import tolerance
 from benchmark.seeding import generator
 
 WALK = 0.15
-"""The length of the walk from the image, as a share of a run's steps. Its first iterate is the
-image itself; with fewer than two there is none."""
+"""The length of the walk from the image, as a share of a run's steps; below two steps there is
+none. Its first iterate is the image itself."""
 
 NARROW = 8
-"""The walk begins at the smallest eps, or at this share of the largest where that is less."""
+"""The walk begins at the smallest eps, or at the largest divided by this where that is less."""
 
 MISLED = 1.5
-"""A run is not believed if the walk gained so many times as much per radius."""
+"""A run is not believed if the walk gained this many times as much per radius."""
 
 WARM = 0.4
-"""The share of a run's steps that go on from where the sample fell in a larger ball."""
+"""The share of a run's steps that go on from the iterate that fooled the model in a larger ball."""
 
 FIRST, LAST = 0.25, 0.01
 """Without a step size, a run's steps shrink along half a cosine between these shares of eps; a run
-of few steps begins with longer ones (5 / steps), which together reach through the ball.
-"""
+of few steps begins with longer ones (5 / steps), which together reach through the ball."""
 
 STRIDE = {"cuda": 8}
-"""By device, 1 elsewhere: so many steps pass before the host looks who is done. Looking stops a
-GPU."""
+"""Steps between two looks at which samples are done, by device; 1 elsewhere. A look stops a GPU."""
 
 
 @dataclass(frozen=True)
 class Descent:
     """The search's settings, as :class:`benchmark.attacks.pgd.PGD` has them.
 
-    A sample stands in a ball after ``restarts`` runs of ``steps`` steps. ``step_size`` is in the
+    A sample is robust in a ball after ``restarts`` runs of ``steps`` steps. ``step_size`` is in the
     norm's units and the same in every ball; None lets it follow eps.
     """
 
@@ -87,16 +83,11 @@ class Descent:
         batch_size: int,
         advance: Callable[[int], None],
     ) -> Tensor:
-        """Return per sample an image in the smallest ball in which it fell; (N, C, H, W).
+        """See :meth:`benchmark.attacks.base.SweepAttack.descend`.
 
-        ``x`` (N, C, H, W) in [0, 1] are images that the deterministic model gets right, ``y`` (N,)
-        their labels, ``budgets`` the sweep's eps, ascending and above 0. Of a sample that fell in
-        none it is an iterate of the largest. ``seeds`` (N,) draw each sample's random starts, so
-        that its outcome does not depend on who shares its batch: ``batch_size`` samples are
-        searched at a time, and who is done makes room for the next. ``advance`` hears how many
-        are done.
-        When memory runs out half of the batch waits, as it stood before the step that failed;
-        torch.OutOfMemoryError where one sample does not fit.
+        Of a sample that is robust in every ball it returns an iterate of the largest. A sample that
+        is done makes room in the batch for the next. When memory runs out, half of the batch waits,
+        in the state before the step that failed; torch.OutOfMemoryError if one sample does not fit.
         """
         view.dtype = search_dtype(view, x, y, self.loss)
         found = x.clone()
@@ -129,7 +120,7 @@ class Descent:
 
     @property
     def _most(self) -> int:
-        """So many iterates in one ball that do not fool: each run's start, and one a step."""
+        """Iterates in one ball after which a sample is robust: each run's start, and one a step."""
         return (self.steps + 1) * self.restarts
 
     def _enter(
@@ -153,7 +144,7 @@ class Descent:
         )
 
     def _stride(self, part: AttackView, pool: "_Pool", ladder: "_Ladder") -> "_Pool":
-        """Take the steps between two looks at who is done."""
+        """Take the steps between two looks at which samples are done."""
         for _ in range(STRIDE.get(pool.x.device.type, 1)):
             pool = self._step(part, pool, ladder)
         return pool
@@ -161,7 +152,7 @@ class Descent:
     def _step(self, part: AttackView, pool: "_Pool", ladder: "_Ladder") -> "_Pool":
         """Judge the iterates, move those that fooled to smaller balls, and take a step there.
 
-        Who is done takes part until the pool is cleared, but nothing of it changes any more.
+        A sample that is done takes part until the pool is cleared, but does not change any more.
         """
         searching = pool.searching(self._most)
         _, logits, gradient = part.gradient(pool.x_adv, pool.y, self.loss)
@@ -191,23 +182,23 @@ class Descent:
         x_adv = project(start + _where(doubted, 0, step), pool.x, eps, self.norm)
         pool = replace(pool, level=level, age=age, best=best, x_adv=x_adv)
         for when, which in self._fresh_starts():
-            anew = searching & (age == when)
+            again = searching & (age == when)
             if which == 0:  # in a smaller ball the run goes on from where the larger one ended
-                anew &= first_ball
+                again &= first_ball
             if which == 1:  # in the largest ball the run itself began at such a point
-                anew &= ~first_ball
-            if pool.x.is_cuda or anew.any():
-                pool.x_adv = _where(anew, self._start(pool, ladder, which), pool.x_adv)
+                again &= ~first_ball
+            if pool.x.is_cuda or again.any():
+                pool.x_adv = _where(again, self._start(pool, ladder, which), pool.x_adv)
         return pool
 
     @staticmethod
     def _fooled(
         part: AttackView, pool: "_Pool", logits: Tensor, sound: Tensor, last: Tensor
     ) -> Tensor:
-        """Tell which iterates (B,) fool the model in float32; ``last`` decide who stands."""
+        """Tell which iterates (B,) fool the model in float32; the ``last`` are always asked."""
         if part.dtype == torch.float32:
             return sound & (logits.argmax(1) != pool.y)
-        # Coarse logits may also hide by their rounding that an iterate fools.
+        # Rounding may hide that an iterate fools the model.
         near = margin(logits, pool.y) >= -_rounding(logits, part.dtype)
         fooled = sound & (near | last)
         if fooled.any():
@@ -225,9 +216,9 @@ class Descent:
         return torch.where(now, gain[:, None].to(pool.walked), pool.walked)
 
     def _misled(self, pool: "_Pool", lead: Tensor, ladder: "_Ladder") -> Tensor:
-        """Tell in whose ball (B,) a run that ends with ``lead`` gained too little beside the walk.
+        """Tell which runs (B,), ending with ``lead``, gained too little compared with the walk.
 
-        Where the run ends, not at its best: on its way from the image it may have come by there.
+        The end of the run counts, not its best: on its way it may have passed a better iterate.
         """
         if not self._walk:
             return torch.zeros_like(pool.level, dtype=torch.bool)
@@ -246,7 +237,7 @@ class Descent:
 
     @property
     def _walk(self) -> int:
-        """So many iterates of the walk: 0 or at least 2."""
+        """Iterates of the walk: 0 or at least 2."""
         length = round(WALK * self.steps)
         return length if length > 1 else 0
 
@@ -301,7 +292,7 @@ class _Ladder:
         return F.pad(lowest * (top / lowest) ** share, (1, 0))
 
     def smallest(self, far: Tensor) -> Tensor:
-        """Return the level of the smallest ball that holds a point so ``far`` (B,) away."""
+        """Return the level of the smallest ball that holds a point at distance ``far`` (B,)."""
         return torch.searchsorted(self.reach, far)
 
 
@@ -310,8 +301,8 @@ class _Pool:
     """The samples that are being searched: ``rows`` on the host, all else on the device.
 
     ``level`` (B,) is the ball that each is in, below 0 where there is none left; ``age`` the number
-    of iterates there that did not fool, below 0 on the walk; ``starts`` (B, S, C, H, W) points of
-    the unit ball. ``walked`` (B, W) is by how much the wrong class led at each iterate of the walk.
+    of iterates there that did not fool, below 0 on the walk; ``starts`` (B, S, C, H, W) are points
+    of the unit ball. ``walked`` (B, W) is the wrong class's lead at each iterate of the walk.
     """
 
     rows: Tensor

@@ -34,7 +34,7 @@ class LatentCarliniWagner(MinimalAttack):
     of ``inversion_restarts`` latents drawn from N(0, I), and the nearest end point is where every
     search step starts. c begins at ``initial_c``, is multiplied by ten until it succeeds, and is
     then bisected. Success asks the classifier for a lead of at least ``confidence`` over the true
-    class: the deployed defense searches the latents anew and may miss by a little. Every result
+    class: the deployed defense searches the latents again and may miss by a little. Every result
     is an image of the generator. The published evaluation has 30 restarts of 3,000 steps and up
     to 30,000 iterations of 5 search steps, with the rates and the constant given here.
 
@@ -74,7 +74,7 @@ class LatentCarliniWagner(MinimalAttack):
         at_a_time = max(1, CHUNK // self.inversion_restarts)
         parts = torch.split(x, at_a_time)
         start = torch.cat([self._invert(view, part, generator) for part in parts])
-        nearest = Nearest(x)
+        nearest = Nearest(x, self.confidence)
         constants = Constants(x, self.initial_c)
         for _ in range(self.search_steps):
             constants.narrow(self._descend(view, start, x, y, constants.c, nearest))
@@ -98,7 +98,7 @@ class LatentCarliniWagner(MinimalAttack):
     def _descend(
         self, view: AttackView, start: Tensor, x: Tensor, y: Tensor, c: Tensor, nearest: Nearest
     ) -> Tensor:
-        """One search step: minimise for the constants ``c`` (N,); return which samples fell."""
+        """One search step: minimise for the constants ``c`` (N,); return which suffice."""
         rows = torch.arange(len(x), device=x.device)
         solved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         z = start.clone().requires_grad_()
@@ -108,9 +108,7 @@ class LatentCarliniWagner(MinimalAttack):
                 images, logits = view.classify_latents(z)
                 squared, lead = _squared(images, x), margin(logits, y)
                 objective = squared + c * (self.confidence - lead).clamp_min(0)
-            fooled = (lead > 0) & (lead >= self.confidence)
-            nearest.offer(rows, images.detach(), squared.detach(), lead.detach(), fooled)
-            solved |= fooled
+            solved |= nearest.offer(rows, images.detach(), squared.detach(), lead.detach())
             if t < self.steps:
                 (z.grad,) = torch.autograd.grad(objective.sum(), z)
                 adam.step()

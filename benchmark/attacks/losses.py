@@ -13,8 +13,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 TIED = 1e-6
-"""Logits that differ by less than this share of the largest one tie: float32 has a spacing of
-1.2e-7, and two sums of the same terms may lie some of these apart."""
+"""Logits that differ by less than this share of the largest one tie (docs/constants.md)."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -39,8 +38,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     the range may come down to the margin itself, a constant loss without gradient. There the range
     is that of all logits, taken as a constant: scale-free still, and its gradient the margin's.
 
-    The same holds where the second and the third logit tie up to rounding: there the ratio is a
-    constant, too. Where all that count tie, the margin itself is the loss.
+    The same holds where the second and the third logit tie up to rounding. Where all logits that
+    count tie, the margin itself is the loss.
     """
     rounding = TIED * logits.detach().abs().amax(1)
     if logits.shape[1] > 3:

@@ -26,9 +26,8 @@ def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
 def project(x_adv: Tensor, x: Tensor, eps: Eps, norm: str) -> Tensor:
     """Return the point nearest to ``x_adv`` in the eps-ball around ``x`` within the box [0, 1].
 
-    For l-inf that is clamping twice. For l2 clamping after shortening would give away length that
-    the free pixels could still use (12 % of the margin on images with many saturated pixels): see
-    :func:`_share_within`.
+    For l-inf that is clamping twice. For l2, clamping after shortening would waste length that the
+    free pixels could still use: see :func:`_share_within`.
     """
     eps = per_sample(eps, x)
     delta = x_adv - x
@@ -40,7 +39,7 @@ def project(x_adv: Tensor, x: Tensor, eps: Eps, norm: str) -> Tensor:
 
 
 ROUNDS = 10
-"""Rounds of :func:`_share_within` at most: with fewer the result lies a little inside the ball."""
+"""Rounds of :func:`_share_within`, at most; with fewer the result may lie inside the ball."""
 
 
 def _share_within(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def _share_within(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
     By the optimality conditions clip(x + t delta, 0, 1) is the nearest point of ball and box to
     x + delta. Its length grows with t; given which pixels the box stops, t has a closed form,
-    which is too small if further ones stop: so t rises round by round and never overshoots.
+    which is too small if further ones stop: so t grows round by round and never overshoots.
     """
     room = torch.where(delta > 0, 1 - x, -x)
     dims = tuple(range(1, x.dim()))

@@ -1,40 +1,33 @@
 """Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083)."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.attacks.base import SweepAttack
+from benchmark.attacks.ascent import Ascent
+from benchmark.attacks.base import Attack, SweepAttack
 from benchmark.attacks.eps_descent import Descent
 from benchmark.attacks.losses import LOSSES
-from benchmark.attacks.norms import Eps, per_sample, project, random_start, steepest_ascent
+from benchmark.attacks.norms import Eps, per_sample, random_start
 from benchmark.attacks.view import AttackView
 from benchmark.config.eps import check_step
 
 FEWEST_STEPS = 10
-"""With fewer, a sweep runs the attack at each eps."""
+"""With fewer steps a sweep runs the attack at each eps (docs/constants.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(SweepAttack):
-    """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
+class PGDSettings(Attack):
+    """The settings of PGD, here and in other libraries.
 
     ``loss`` is what it ascends: cross_entropy, margin or dlr (:mod:`benchmark.attacks.losses`).
-
     ``step_size`` is in the norm's units; None means 2.5 eps / steps, which can reach and follow
-    the ball's border at any eps (Madry et al. 2017, section 5), and steps that shrink where one
-    search serves a sweep (:mod:`benchmark.attacks.eps_descent`). With ``random_start`` each restart
-    begins at a uniform point of the ball, otherwise at the image. A sample leaves the batch at the
-    step at which it falls (``early_stop``), unless the defense is stochastic. Steps on samples
-    that still stand cost one forward and one backward each, plus one forward for the last iterate
-    of each restart.
-
-    With ``return_last`` only the last iterate of a restart counts, as in most other libraries: it
-    may be worse than one seen on the way. Of a stochastic defense it is always the last: the best
-    of many noisy losses is above all a lucky draw (measured on RSE, MNIST, eps 0.2, 400 images: the
-    best iterate left 18.1 % standing under fresh noise, the last one 15.9 %).
+    the ball's border at any eps (Madry et al. 2017, section 5). With ``random_start`` each restart
+    begins at a uniform point of the ball, otherwise at the image. With ``early_stop`` a sample
+    leaves the batch once it is misclassified. With ``return_last`` only the last iterate of a
+    restart counts: it may be worse than one seen on the way.
     """
 
     steps: int = 40
@@ -56,45 +49,60 @@ class PGD(SweepAttack):
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(PGDSettings, SweepAttack):
+    """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
+
+    Where one search serves a sweep (:mod:`benchmark.attacks.eps_descent`), a ``step_size`` of None
+    means steps that shrink. Of a stochastic defense no sample leaves early and the last iterate
+    counts: the best of many noisy losses is above all a lucky draw (docs/constants.md). Each step
+    costs every sample in the batch a forward and a backward, and each restart a forward more, for
+    its last iterate.
+    """
+
     def run(
         self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
     ) -> Tensor:
         """See :meth:`benchmark.attacks.base.BudgetAttack.run`."""
-        eps = per_sample(eps, x).flatten()
+        radius, loss = per_sample(eps, x), LOSSES[self.loss]
         best = Best(x, early_stop=self.early_stop, stochastic=view.stochastic)
+        last_only = self.return_last or view.stochastic
+        ascent = Ascent(self.norm, self.steps, lambda _, r: self.step_size or 2.5 / self.steps * r)
+        x_adv = x.clone()
+
+        def follow(part: AttackView, rows: Tensor, t: int) -> tuple[Tensor | None, Tensor]:
+            now, labels = x_adv[rows], y[rows]
+            if t == self.steps:
+                logits = part.logits(now)
+                value, g = loss(logits, labels), now
+            else:
+                value, logits, g = part.gradient(now, labels, loss)
+                if last_only:
+                    return None, g
+            going = best.update(rows, now, value, logits, labels)
+            return (None, g) if going.all() else (going, g[going])
+
         for _ in range(self.restarts):
-            standing = best.standing
-            if len(standing) == 0:
+            rows = best.remaining
+            if len(rows) == 0:
                 break
-            start = (
-                random_start(x[standing], eps[standing], self.norm, generator)
-                if self.random_start
-                else x[standing]
-            )
-            self._ascend(view, start, x, y, eps, standing, best)
+            x_adv[rows] = x[rows]
+            if self.random_start:
+                x_adv[rows] = random_start(x[rows], radius[rows].flatten(), self.norm, generator)
+            ascent.run(view, x_adv, x, radius, rows, follow)
         return best.x
 
     @property
     def serves_sweeps(self) -> bool:
-        """Not where every step is to be taken, only the last iterate to count, or steps are few.
+        """True if the attack may stop early and has at least ``FEWEST_STEPS`` steps.
 
-        With few steps whether a ball holds an image that fools and whether they find it are two
-        things: of 100 images of an adversarially trained CNN four steps at each eps turned 5 that
-        the descent did not (and it 14 that they did not); ten steps 6 (and 9), forty none (and 13).
+        A sweep's search stops at the first adversarial image, so it cannot take every step or
+        return the last iterate; with few steps it finds other images than a run at each eps does.
         """
         return self.early_stop and not self.return_last and self.steps >= FEWEST_STEPS
 
-    def descend(
-        self,
-        view: AttackView,
-        x: Tensor,
-        y: Tensor,
-        *,
-        budgets: Sequence[float],
-        seeds: Sequence[int],
-        batch_size: int,
-        advance: Callable[[int], None],
-    ) -> Tensor:
+    def descend(self, view: AttackView, x: Tensor, y: Tensor, **sweep: Any) -> Tensor:
         """See :meth:`benchmark.attacks.base.SweepAttack.descend`."""
         search = Descent(
             norm=self.norm,
@@ -104,36 +112,7 @@ class PGD(SweepAttack):
             step_size=self.step_size,
             random_start=self.random_start,
         )
-        return search.run(
-            view, x, y, budgets=budgets, seeds=seeds, batch_size=batch_size, advance=advance
-        )
-
-    def _ascend(
-        self,
-        view: AttackView,
-        x_adv: Tensor,
-        x: Tensor,
-        y: Tensor,
-        eps: Tensor,
-        standing: Tensor,
-        best: "Best",
-    ) -> None:
-        """One restart from ``x_adv``, the starts of the rows ``standing``; updates ``best``."""
-        part = view.select(standing)
-        last_only = self.return_last or view.stochastic
-        for _ in range(self.steps):
-            loss, logits, gradient = part.gradient(x_adv, y[standing], LOSSES[self.loss])
-            keep = None if last_only else best.update(standing, x_adv, loss, logits, y)
-            if keep is not None and not keep.all():
-                standing, x_adv, gradient = standing[keep], x_adv[keep], gradient[keep]
-                if len(standing) == 0:
-                    return
-                part = view.select(standing)
-            step = self.step_size or 2.5 / self.steps * per_sample(eps[standing], x_adv)
-            x_adv = x_adv + step * steepest_ascent(gradient, self.norm)
-            x_adv = project(x_adv, x[standing], eps[standing], self.norm)
-        logits = part.logits(x_adv)
-        best.update(standing, x_adv, LOSSES[self.loss](logits, y[standing]), logits, y)
+        return search.run(view, x, y, **sweep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +145,17 @@ class Best:
         self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     @property
-    def standing(self) -> Tensor:
+    def remaining(self) -> Tensor:
         """The rows (int64) that are worth another step."""
         if self.early_stop:
             return (~self._fooled).nonzero().flatten()
         return torch.arange(len(self.x), device=self.x.device)
 
     def update(
-        self, rows: Tensor, x_adv: Tensor, loss: Tensor, logits: Tensor, y: Tensor
+        self, rows: Tensor, x_adv: Tensor, loss: Tensor, logits: Tensor, labels: Tensor
     ) -> Tensor:
         """Keep what improved among ``rows``; return the mask of those rows that go on."""
-        fooled = logits.argmax(1) != y[rows]
+        fooled = logits.argmax(1) != labels
         if self.stochastic:
             fooled = torch.zeros_like(fooled)
         was_fooled = self._fooled[rows]

@@ -5,9 +5,9 @@ keeps evaluation mode, averages over fresh noise (EOT, Athalye et al. 2018,
 https://arxiv.org/abs/1707.07397), takes the value from ``forward`` and the gradient from
 ``surrogate`` (BPDA, https://arxiv.org/abs/1802.00420), and counts every query of every sample.
 
-Of a defense with a generator an attack may also ask for images by their latents, and for what the
-classifier behind the generator says of them: an attacker in the latent space knows both networks.
-The search for an image's latents, which lies between the two for any other image, stays closed.
+Of a defense with a generator an attack may also ask for the images of latents, and for what the
+classifier behind the generator answers: an attacker in the latent space knows both networks. It
+cannot reach into the search for an image's latents.
 """
 
 import math
@@ -22,12 +22,10 @@ from benchmark.errors import PluginError
 from benchmark.models.defense import Defense
 
 INSIDE = 1e-6
-"""How far inside [0, 1] a clamping defense is differentiated: far above float32's spacing at 1
-(6e-8), far below one grey level (4e-3)."""
+"""How far inside [0, 1] a clamping defense is differentiated (docs/constants.md)."""
 
 LOOK = {"cuda": 8}
-"""By device, 1 elsewhere: of so many queries one is looked at, whether its answer is a number. A
-look costs a GPU a few launches."""
+"""Queries per check that the answers are finite, by device; 1 elsewhere."""
 
 
 class MissingGradientError(PluginError, RuntimeError):
@@ -47,11 +45,11 @@ class AttackView(nn.Module):
     many images counts one for each; one with another number counts its share for each. ``dtype``
     is what :meth:`gradient` computes in (:mod:`benchmark.attacks.precision`).
 
-    Entries of a gradient that are NaN or infinite reach no attack: they are dropped (taken as 0)
-    where the gradient arrives at the images, for :meth:`gradient` and for a library that
-    differentiates :meth:`forward` alike. Of an image's gradient that has no other entry the signs
-    of the infinities stay. :meth:`dropped` tells at how many images. An audit that wants to see
-    them sets ``drops`` to False.
+    NaN and infinite entries of a gradient reach no attack: they are set to 0 where the gradient
+    arrives at the images, in :meth:`gradient` and for a library that differentiates
+    :meth:`forward`. If an image's gradient has no other entry, the signs of the infinities stay.
+    :meth:`dropped` tells at how many images. An audit that wants to see them sets ``drops`` to
+    False.
     """
 
     def __init__(
@@ -125,7 +123,7 @@ class AttackView(nn.Module):
         :class:`MissingGradientError` if there is none.
         """
         x = x.detach().requires_grad_()
-        total_loss = total_logits = total_gradient = None
+        total: list[Tensor] | None = None
         with torch.enable_grad():
             for _ in range(self.eot):
                 logits = self._coarse_query(x)
@@ -133,19 +131,11 @@ class AttackView(nn.Module):
                 if not losses.requires_grad:
                     raise MissingGradientError
                 (gradient,) = torch.autograd.grad(losses.sum(), x)
-                parts = losses.detach(), logits.detach(), gradient
-                if total_loss is None or total_logits is None or total_gradient is None:
-                    total_loss, total_logits, total_gradient = parts
-                else:
-                    total_loss = total_loss + parts[0]
-                    total_logits = total_logits + parts[1]
-                    total_gradient = total_gradient + parts[2]
-        assert total_loss is not None
-        assert total_logits is not None
-        assert total_gradient is not None
-        if self.eot == 1:
-            return total_loss, total_logits, total_gradient
-        return total_loss / self.eot, total_logits / self.eot, total_gradient / self.eot
+                draw = [losses.detach(), logits.detach(), gradient]
+                total = draw if total is None else [a + b for a, b in zip(total, draw, strict=True)]
+        assert total is not None
+        value, answers, slope = total if self.eot == 1 else [part / self.eot for part in total]
+        return value, answers, slope
 
     def generate(self, z: Tensor) -> Tensor:
         """Return the images (N, C, H, W) in [0, 1] of latents ``z`` (N, latent_dim).
@@ -157,8 +147,7 @@ class AttackView(nn.Module):
     def classify_latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images of ``z`` and the logits (N, K) of the classifier behind the generator.
 
-        One query. Neither EOT nor BPDA applies: nothing is searched, and both networks are
-        differentiated as they are.
+        One query. Neither EOT nor BPDA applies: both networks are differentiated as they are.
         """
         images = self.defense.generate(self._dropping(z))
         return images, self._counted(self.defense.classify_generated(images))
@@ -198,7 +187,7 @@ class AttackView(nn.Module):
         return x
 
     def _finite(self, gradient: Tensor) -> Tensor:
-        # A finite sum has finite terms; but a GPU is not waited for.
+        # A finite sum has finite terms, but asking for it would wait for a GPU.
         if not gradient.is_cuda and math.isfinite(gradient.sum().item()):
             return gradient
         broken = ~gradient.isfinite()
@@ -209,10 +198,10 @@ class AttackView(nn.Module):
             most = self._dropped_elsewhere.to(images.device)
             self._dropped_elsewhere = torch.maximum(most, images.sum())
         kept = gradient.masked_fill(broken, 0)
-        # Where nothing else is left of an image's gradient, its infinities still tell the way.
+        # Where nothing else is left of an image's gradient, the infinities' signs give a direction.
         nothing = images & ~kept.flatten(1).any(1)
-        ways = gradient.sign().masked_fill(~gradient.isinf(), 0)
-        return torch.where(nothing.view(-1, *[1] * (gradient.dim() - 1)), ways, kept)
+        signs = gradient.sign().masked_fill(~gradient.isinf(), 0)
+        return torch.where(nothing.view(-1, *[1] * (gradient.dim() - 1)), signs, kept)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)
@@ -252,13 +241,13 @@ class AttackView(nn.Module):
         return self._counted(self._looked_at(x, answer), passes=2)
 
     def _looked_at(self, x: Tensor, answer: Tensor) -> Tensor:
-        """Return an answer as logits; count what is no number, unless a coarser ``dtype`` or the
+        """Return an answer as logits; count what is not finite, unless a coarser ``dtype`` or the
         image may be the reason."""
         answer = self.defense.answer_form.logits(answer, x)
         self._queries += 1
         if self.dtype != torch.float32 or self._queries % LOOK.get(x.device.type, 1):
             return answer
-        # The sum tells in one operation; but a GPU is not waited for.
+        # The sum tells in one operation, but would wait for a GPU.
         if x.is_cuda or not math.isfinite(answer.detach().sum().item()):
             broken = ~answer.detach().isfinite().flatten(1).all(1)
             inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)

@@ -42,8 +42,8 @@ from benchmark.config.spec import DefenseSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.hashing import derive_seed
-from benchmark.models.contract import Kept
 from benchmark.models.defense import Defense
+from benchmark.models.model_copy import Kept
 from benchmark.plugins.containment import plugin_code
 from benchmark.progress import Progress
 from benchmark.results.audit_tables import (

@@ -1,7 +1,7 @@
-"""Targeted PGD for three classes: the ratio of torchattacks' targeted APGD takes four logits.
+"""Targeted PGD for models of three classes: torchattacks' targeted APGD needs four logits.
 
-An untargeted loss follows whichever class is nearest at the moment; a search that keeps to one
-class at a time gets past where two pull in turns.
+An untargeted loss follows whichever class is nearest at the moment, and may swing between two; this
+search keeps to one class at a time.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.attacks.ascent import Ascent, still_right
 from benchmark.attacks.base import BudgetAttack
-from benchmark.attacks.norms import Eps, per_sample, project, random_start, steepest_ascent
+from benchmark.attacks.norms import Eps, per_sample, random_start
 from benchmark.attacks.view import AttackView
 
 
@@ -18,7 +19,8 @@ from benchmark.attacks.view import AttackView
 class TargetedPGD(BudgetAttack):
     """Ascends one other logit minus the true one, for each of the ``targets`` highest in turn.
 
-    A sample leaves when it falls, unless the defense is stochastic. Costs a pass a step and target.
+    A sample leaves once it is misclassified, unless the defense is stochastic. Costs a pass a step
+    and target.
     """
 
     steps: int = 50
@@ -34,28 +36,30 @@ class TargetedPGD(BudgetAttack):
         """See :meth:`.BudgetAttack.run`; where it failed, the last iterate."""
         radius = per_sample(eps, x)
         others = view.logits(x).scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
-        x_adv = x.clone()
-        rows = torch.arange(len(x), device=x.device)
+        ascent = Ascent(self.norm, self.steps, lambda _, r: 2.5 / self.steps * r)
+        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
         for place in range(min(self.targets, others.shape[1] - 1)):
-            start = random_start(x[rows], radius[rows].flatten(), self.norm, generator)
-            x_adv[rows] = start
-            for _ in range(self.steps):
-                if not len(rows):
-                    return x_adv
-                target = others[rows, place]
+            if len(rows) == 0:
+                break
+            x_adv[rows] = random_start(x[rows], radius[rows].flatten(), self.norm, generator)
 
-                def lead(logits: Tensor, true: Tensor, target: Tensor = target) -> Tensor:
+            def follow(
+                part: AttackView, rows: Tensor, t: int, place: int = place
+            ) -> tuple[Tensor | None, Tensor]:
+                now, target = x_adv[rows], others[rows, place]
+
+                def lead(logits: Tensor, true: Tensor) -> Tensor:
                     pair = logits.gather(1, torch.stack([target, true], 1))
                     return pair[:, 0] - pair[:, 1]
 
-                _, logits, gradient = view.select(rows).gradient(x_adv[rows], y[rows], lead)
-                step = 2.5 / self.steps * radius[rows] * steepest_ascent(gradient, self.norm)
-                moved = project(x_adv[rows] + step, x[rows], radius[rows].flatten(), self.norm)
-                fooled = logits.argmax(1) != y[rows]
-                if view.stochastic:
-                    fooled = torch.zeros_like(fooled)
-                x_adv[rows[~fooled]] = moved[~fooled]
-                rows = rows[~fooled]
-            if not view.stochastic and len(rows):
-                rows = rows[view.select(rows).logits(x_adv[rows]).argmax(1) == y[rows]]
+                if t < self.steps:
+                    _, logits, g = part.gradient(now, y[rows], lead)
+                elif view.stochastic:
+                    return None, now
+                else:
+                    logits, g = part.logits(now), now
+                going = still_right(view, logits, y[rows])
+                return going, g[going]
+
+            rows = ascent.run(view, x_adv, x, radius, rows, follow)
         return x_adv

@@ -18,8 +18,9 @@ from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import tolerance
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
-from benchmark.models.contract import _check_modes, labels
+from benchmark.models.contract import labels
 from benchmark.models.defense import Defense
+from benchmark.models.model_copy import check_modes
 
 NOT_A_NUMBER = "not a number, taken as the clean image"
 
@@ -107,7 +108,7 @@ def check_batch(
             "the attack changed the images or labels that it was given; it must work on a copy"
             " (x.clone())"
         )
-    _check_modes(view.defense, before, "the attack, or forward under attack,")
+    check_modes(view.defense, before, "the attack, or forward under attack,")
     broken = view.broken()
     if broken:
         raise PluginError(

@@ -52,8 +52,9 @@ from benchmark.evaluation.scoring import (
     predict,
 )
 from benchmark.hashing import derive_seed
-from benchmark.models.contract import labels, modes
+from benchmark.models.contract import labels
 from benchmark.models.defense import Defense
+from benchmark.models.model_copy import modes
 from benchmark.progress import Advance, Progress
 from benchmark.results.pictures import PICTURED
 from benchmark.seeding import generator, seeded

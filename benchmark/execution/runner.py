@@ -28,8 +28,9 @@ from benchmark.execution.freshness import standing
 from benchmark.execution.pending import Work, agenda, left, whole
 from benchmark.hashing import derive_seed
 from benchmark.io.locks import held
-from benchmark.models.contract import Kept, check_answers, intact, repeats_itself
+from benchmark.models.contract import check_answers, intact, repeats_itself
 from benchmark.models.defense import Defense
+from benchmark.models.model_copy import Kept
 from benchmark.plugins.containment import Limits
 from benchmark.plugins.process_settings import settings_now
 from benchmark.plugins.restart import failed_before

@@ -1,8 +1,8 @@
 """What a model answers, and how an attack sees it: as float32 logits, whatever ``forward`` returns.
 
-A loss on logits takes probabilities' softmax once more: it flattens them, and the gradient of a
-confident answer dies. So an attack is given their logarithm, the logits up to a constant. One-hot
-labels have none. They are attacked as they are, through the gradient that they pass, if any.
+A loss on logits would apply softmax to probabilities a second time, which flattens them: the
+gradient of a confident answer vanishes. So an attack is given their logarithm, the logits up to a
+constant. One-hot labels have none: they are attacked through the gradient that they pass, if any.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SUM_TO_ONE = 1e-4
-"""How near to 1 the rows of probabilities sum in float32; raw logits do so by no accident."""
+"""How near to 1 the rows of probabilities sum in float32 (docs/constants.md)."""
 
 Kind = Literal["logits", "probabilities", "labels"]
 
@@ -78,5 +78,5 @@ def _kind(answers: Tensor) -> Kind:
     off = (exact.sum(1) - 1).abs()
     if not len(answers) or (outside > rounding).any() or (off > max(SUM_TO_ONE, rounding)).any():
         return "logits"
-    # Of sharp probabilities the small ones tell the way, however small: labels have none.
+    # Sharp probabilities have small entries that are not 0; labels have none.
     return "labels" if int((exact != 0).sum()) == len(answers) else "probabilities"

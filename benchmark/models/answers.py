@@ -1,4 +1,4 @@
-"""What a trained model says of a few images: whether a copy from the cache is the same model.
+"""What a trained model answers to a few images, to tell whether a cached copy is the same model.
 
 The cache holds a model's ``state_dict``. What ``fit`` keeps anywhere else (a plain attribute, a
 class, a module) is not in it, and a copy without it gives other numbers, or none.
@@ -14,45 +14,41 @@ from torch import Tensor
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import first_line
 from benchmark.hashing import derive_seed
-from benchmark.models.contract import Kept
 from benchmark.models.defense import Defense
 from benchmark.models.memory_layout import in_layout
+from benchmark.models.model_copy import Kept
 from benchmark.plugins.process_settings import contained
 from benchmark.seeding import seeded
 
 FEW = 4
-"""So many training images are asked about."""
+"""Training images that are asked about."""
 
 MOST_VALUES = 256
-"""So many values of each image's answer are compared."""
+"""Values of each image's answer that are compared, at most."""
 
 METHODS = ("forward", "predict", "surrogate", "embed")
 
 FLAGS = ("stochastic", "differentiable", "exact_surrogate", "latent_dim")
-"""What the harness reads of a model besides."""
+"""What else the harness reads of a model."""
 
 CLOSE = 1e-3
-"""The tolerance, of an image's largest value: another order of summation moves it far less."""
+"""The tolerance, relative to an image's largest value (docs/constants.md)."""
 
 NEAR = 3e-2
-"""The same between two processors, of which one may multiply in fewer bits."""
+"""The same between two processors."""
 
 Answers = dict[str, Any]
 """By method: a row of numbers for each image, or the words of what it raised; and the flags."""
 
 
-def _silent(text: str) -> None:
-    """Tell nobody."""
-
-
 def answers(
-    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = _silent
+    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = lambda _: None
 ) -> Answers:
     """Return what ``defense``, in evaluation mode, says of the first images of ``data``.
 
     Asked are forward and whichever of :data:`METHODS` it defines itself, under one seed. What they
-    do to the model or the process is taken back; but a model that does not bear its memory layout
-    gets another one, which ``say`` hears.
+    do to the model or the process is undone; but a model that fails in its memory layout gets
+    another one, and ``say`` a line on it.
     """
     x = data.head(min(FEW, len(data))).x()
     found: Answers = {"flags": {name: getattr(defense, name, None) for name in FLAGS}}
@@ -83,7 +79,8 @@ def answers(
 def settled(one: Answers, again: Answers) -> Answers:
     """Return those of a model's answers that it gave twice under the same seed.
 
-    The others say nothing of a copy: they are of a generator of the model's own, or an exception.
+    The others tell nothing about a copy: they come from a generator of the model's own, or are an
+    exception.
     """
     return {
         name: value
@@ -147,6 +144,6 @@ def _tied(before: Mapping[str, Any], n: int, tolerance: float) -> Tensor:
 
 
 def _numbers(rows: Any) -> Tensor:
-    """Return rows of numbers as float64; None, which stands for NaN in a record, is NaN again."""
+    """Return rows of numbers as float64; None, a record's NaN, is NaN again."""
     plain = [[float("nan") if value is None else value for value in row] for row in rows]
     return torch.tensor(plain, dtype=torch.float64)

@@ -72,7 +72,7 @@ def trunk(info: DatasetInfo, architecture: str, width: float) -> tuple[nn.Sequen
 def _vgg(architecture: str, size: tuple[int, int], width: float) -> tuple[nn.Sequential, int]:
     """VGG's convolutions with batch norm, average-pooled (https://arxiv.org/abs/1409.1556).
 
-    A pooling that would leave less than a pixel of images of ``size`` (height, width) is left out.
+    A pooling that would leave less than a pixel of images of ``size`` (height, width) is omitted.
     """
     # Here, because it costs a second to import, and the grey datasets need none of it.
     from torchvision.models.vgg import cfgs, make_layers
@@ -95,9 +95,9 @@ def _strided(
 ) -> tuple[nn.Sequential, int]:
     """Stride-2 4x4 convolutions down to one pixel, with batch norm from the second on.
 
-    conv6 closes with a 3x3 one on the three pixels that are left of 96, as published; the two
-    that are left of 64 take another 4x4. What is left of images of another ``size`` (height,
-    width) is averaged over its pixels, and layers that would leave less than one are left out.
+    conv6 ends with a 3x3 one on the three pixels that remain of 96, as published; the two that
+    remain of 64 take another 4x4. What remains of images of another ``size`` (height, width) is
+    averaged over its pixels, and layers that would leave less than one pixel are omitted.
     """
     layers: list[nn.Module] = [Normalize()]
     height, width_px = size

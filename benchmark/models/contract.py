@@ -1,45 +1,35 @@
-"""What cannot be measured: a model that breaks its interface, or does not stay what it was.
+"""The interface of a defense, checked: what breaks it cannot be measured.
 
-A defense may be weak, and an attack may find nothing: that is measured. But logits that are no
-numbers, weights that change from one pass to the next or images that are changed under the judge's
-hands give numbers that mean nothing. Each is a
+A weak defense is measured like any other. But logits that are not finite, weights that change from
+one pass to the next, or images that are changed in place give numbers that mean nothing. Each is a
 :class:`~benchmark.errors.PluginError`, whose one line becomes the reason of the failed cells.
 
-What the harness asks anyway is checked on the way (:func:`labels`, :func:`check_batch`); forward is
-asked once more about the clean images before the first attack (:func:`check_answers`), which also
-finds in which form and memory layout the model answers; and a copy of the weights stands ready for
-the next attack should one be spoiled (:class:`Kept`).
+Labels are checked whenever the harness asks for them (:func:`labels`); forward is asked about the
+clean images before the first attack (:func:`check_answers`), which also finds in which form and
+memory layout the model answers.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.batching import Batches
+from benchmark.batching import BATCH_SIZE, Batches
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
 from benchmark.models.answer_form import form_of
 from benchmark.models.defense import Defense, TrainingLog
 from benchmark.models.memory_layout import differentiate, in_layout
-from benchmark.plugins.process_settings import changed_settings, seeded_by, settings_now
+from benchmark.models.model_copy import Kept
+from benchmark.plugins.process_settings import seeded_by, settings_now
 from benchmark.seeding import seeded
 
-BATCH_SIZE = 256
-"""So many clean images are asked about at a time."""
-
-
 FEW = 2
-"""So many images tell whether a forward pass seeds the global generators."""
-
-
-TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-"""Where a torch module keeps what it consists of."""
+"""Images on which to tell whether a forward pass seeds the global generators."""
 
 
 def labels(defense: Defense, x: Tensor, n_classes: int) -> Tensor:
@@ -47,7 +37,7 @@ def labels(defense: Defense, x: Tensor, n_classes: int) -> Tensor:
     found: Any = defense.predict(x)
     if not isinstance(found, Tensor) or found.shape != (len(x),) or found.dtype != torch.int64:
         raise PluginError(
-            f"predict returned {_kind(found)} for {len(x)} images; it must return int64 labels"
+            f"predict returned {kind(found)} for {len(x)} images; it must return int64 labels"
             f" of shape ({len(x)},), as argmax(1) does"
         )
     named: Tensor = found.cpu()
@@ -59,28 +49,10 @@ def labels(defense: Defense, x: Tensor, n_classes: int) -> Tensor:
     return named
 
 
-def modes(defense: Defense) -> dict[str, bool]:
-    """Return which parts of ``defense`` are in training mode, by name."""
-    return {name: module.training for name, module in defense.named_modules()}
-
-
-def _check_modes(defense: Defense, before: Mapping[str, bool], who: str) -> None:
-    switched = [
-        name or "the model"
-        for name, mode in modes(defense).items()
-        if mode != before.get(name, mode)
-    ]
-    if switched:
-        raise PluginError(
-            f"{who} switched {_some(switched)} between training and evaluation mode; it must leave"
-            " the mode alone"
-        )
-
-
 def check_fit(log: Any, data: ImageDataset) -> None:
     """Check what fit returned, and that it left the training images ``data`` as they were."""
     if not isinstance(log, TrainingLog):
-        raise PluginError(f"fit returned {_kind(log)}; it must return a TrainingLog")
+        raise PluginError(f"fit returned {kind(log)}; it must return a TrainingLog")
     _check_data(data, "fit")
 
 
@@ -104,25 +76,21 @@ def intact(data: ImageDataset) -> bool:
 
 
 def get_ready(defense: Defense, data: ImageDataset, seed: int) -> None:
-    """Find how ``defense`` answers, as :func:`check_answers` does, and leave its faults to others.
+    """Find how ``defense`` answers, as :func:`check_answers` does, and ignore its faults.
 
-    For whoever attacks a model that a run has checked already, or that no run checks.
+    For models that a run has checked already, or that no run checks.
     """
     with suppress(Exception):
         check_answers(defense, data.head(min(BATCH_SIZE, len(data))), seed)
 
 
-def _silent(text: str) -> None:
-    """Tell nobody."""
-
-
 def check_answers(
-    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = _silent
+    defense: Defense, data: ImageDataset, seed: int, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Ask a trained ``defense`` about clean images before anybody attacks it.
+    """Ask a trained ``defense`` about clean images before it is attacked.
 
-    Sets its ``answer_form``, and its memory layout where it does not bear the one it has; ``say``
-    hears of both. PluginError if what forward or predict returns is not what
+    Sets its ``answer_form``, and its memory layout where the present one fails; ``say`` gets a
+    line on both. PluginError if what forward or predict returns is not what
     :class:`~benchmark.models.defense.Defense` says, or if asking changes the model, the images or
     the process. The global random state, seeded with ``seed``, is as before afterwards.
     """
@@ -173,7 +141,7 @@ def check_answers(
 
 
 def repeats_itself(defense: Defense, data: ImageDataset, seed: int) -> bool:
-    """Tell whether ``defense`` answers a few clean images twice alike under one seed."""
+    """Tell whether ``defense`` answers a few clean images alike twice under one seed."""
     x = data.x(torch.arange(min(FEW, len(data)), device=data.device))
 
     def ask() -> Tensor:
@@ -187,7 +155,7 @@ def repeats_itself(defense: Defense, data: ImageDataset, seed: int) -> bool:
 def _check_logits(logits: Any, n: int, n_classes: int) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (n, n_classes):
         raise PluginError(
-            f"forward returned {_kind(logits)} for {n} images; it must return logits of shape"
+            f"forward returned {kind(logits)} for {n} images; it must return logits of shape"
             f" ({n}, {n_classes})"
         )
     if logits.is_complex():
@@ -205,88 +173,7 @@ def _check_untouched(x: Tensor, before: Tensor, who: str) -> None:
         raise PluginError(f"{who} changed its input in place; it must work on a copy (x.clone())")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A copy of all that a defense consists of, to tell whether it changed and to set it back.
-
-    ``modes`` are its parts' (:func:`modes`) and ``modules`` the parts with their mode and their
-    tables; ``tensors`` its parameters and buffers by name: each itself, a copy, and whether it
-    takes a gradient.
-    """
-
-    defense: Defense
-    modes: dict[str, bool]
-    modules: list[tuple[nn.Module, bool, dict[str, dict[str, Any]]]]
-    tensors: dict[str, tuple[Tensor, Tensor, bool]]
-
-    @classmethod
-    def of(cls, defense: Defense) -> "Kept":
-        """Copy ``defense`` as it is."""
-        return cls(
-            defense,
-            modes(defense),
-            [
-                (module, module.training, {name: dict(getattr(module, name)) for name in tables})
-                for module in defense.modules()
-                # A scripted module keeps its tables where Python cannot change them.
-                for tables in [() if isinstance(module, torch.jit.ScriptModule) else TABLES]
-            ],
-            {
-                name: (tensor, tensor.detach().clone(), tensor.requires_grad)
-                for name, tensor in _tensors(defense).items()
-            },
-        )
-
-    def check(self, who: str, settings: dict[str, Any]) -> None:
-        """Raise a PluginError if ``who`` changed the model, or the process's ``settings``."""
-        _check_modes(self.defense, self.modes, who)
-        now = _tensors(self.defense)
-        others = [name for name in now if name not in self.tensors]
-        for name, (_, before, _) in self.tensors.items():
-            if name not in now or not _same(now[name], before):
-                others.append(name)
-        if others:
-            raise PluginError(
-                f"{who} changed weights or buffers of the model ({_some(others)}); in evaluation"
-                " mode nothing may change them"
-            )
-        if changed := changed_settings(settings):
-            raise PluginError(f"{who} changed {changed} for the whole process; it must not")
-
-    def restore(self) -> None:
-        """Set the defense back to what it was."""
-        for module, training, tables in self.modules:
-            module.training = training
-            for name, table in tables.items():
-                own = getattr(module, name)
-                own.clear()
-                own.update(table)
-        for tensor, before, takes_gradient in self.tensors.values():
-            if tensor.shape != before.shape or tensor.dtype != before.dtype:
-                tensor.data = before.clone()
-            elif not _same(tensor, before):
-                with torch.no_grad():
-                    tensor.copy_(before)
-            if tensor.requires_grad != takes_gradient:
-                tensor.requires_grad_(takes_gradient)
-
-
-def _tensors(defense: Defense) -> dict[str, Tensor]:
-    return {**dict(defense.named_parameters()), **dict(defense.named_buffers())}
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are equal, NaN in the same places included."""
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
-        return False
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     """Return in words what ``value`` is: a tensor by dtype and shape, else its type."""
     if isinstance(value, Tensor):
         return f"{value.dtype} of shape {tuple(value.shape)}"

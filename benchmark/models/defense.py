@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.dataset import ImageDataset
+from benchmark.datasets.info import DatasetInfo
 from benchmark.models.answer_form import LOGITS, AnswerForm
 from benchmark.progress import Progress
-
-if TYPE_CHECKING:
-    from benchmark.datasets.dataset import ImageDataset
-    from benchmark.datasets.info import DatasetInfo
 
 
 class Defense(nn.Module):
@@ -42,7 +39,7 @@ class Defense(nn.Module):
 
     depends_on: Any = ()
     """Paths of the files, or folders of files, that decide what the model is besides its code:
-    their bytes enter its key in the cache. A property or a class method may give them, too. A
+    their bytes enter its key in the cache. A property or a class method may return them. A
     relative path is looked up in the working directory, as ``open`` does."""
 
     answer_form: AnswerForm = LOGITS
@@ -51,11 +48,11 @@ class Defense(nn.Module):
     latent_dim: int | None = None
     """The number of latents that :meth:`generate` takes; None without a generator."""
 
-    def __init__(self, info: "DatasetInfo") -> None:
+    def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
         self.info = info
 
-    def fit(self, data: "ImageDataset", *, seed: int, progress: Progress) -> "TrainingLog":
+    def fit(self, data: ImageDataset, *, seed: int, progress: Progress) -> "TrainingLog":
         """Train on ``data`` (on the model's device) and return what happened, epoch by epoch.
 
         Raises TrainingError when training breaks down.
@@ -81,7 +78,7 @@ class Defense(nn.Module):
         return logits
 
     def embed(self, x: Tensor) -> Tensor | None:
-        """Return the codes (N, k) that the decision rests on, or None if there are none."""
+        """Return the embeddings (N, k) that the decision rests on, or None if there are none."""
         return None
 
     def generate(self, z: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ class Defense(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no generator")
 
-    def measure(self, data: "ImageDataset") -> Mapping[str, Any]:
+    def measure(self, data: ImageDataset) -> Mapping[str, Any]:
         """Return what the report should say of the trained defense, besides attacks on it.
 
         Plain values for JSON, taken on the test images; ``notes``, if any, is a list of sentences.

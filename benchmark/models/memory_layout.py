@@ -1,8 +1,8 @@
-"""In which memory layout a defense computes: channels-last where it bears it, else contiguous.
+"""In which memory layout a defense computes: channels-last where it works, else contiguous.
 
-Channels-last convolutions are up to twice as fast, on the CPU as on a GPU, and their answers are
-the same but for rounding. But what they return cannot be flattened by ``view``, as in many a
-network. Such a network raises, and is then kept contiguous; so are the images that it is given.
+Channels-last convolutions are up to twice as fast, on the CPU and on a GPU, and their answers
+differ by rounding alone. But ``view`` cannot flatten what they return. A network that does so
+raises, and is then kept contiguous; so are the images that it is given.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmark.models.defense import Defense
 Result = TypeVar("Result")
 
 CONTIGUOUS = (
-    "the network does not bear channels-last memory (it takes a view of a convolution's output):"
+    "the network does not work in channels-last memory (it takes a view of a convolution's output):"
     " kept contiguous, which may be slower; flatten(1) or reshape would do in place of view"
 )
 
@@ -38,7 +38,7 @@ def in_layout(
 ) -> Result:
     """Return ``do()``; where channels-last memory makes it raise, from a contiguous ``defense``.
 
-    ``say`` then hears why.
+    ``say`` then gets a line that says why.
     """
     try:
         return do()
@@ -54,7 +54,7 @@ def in_layout(
 def differentiate(defense: Defense, x: Tensor) -> bool:
     """Tell whether a gradient that is not zero reaches images ``x`` (N, C, H, W) from forward.
 
-    A surrogate of the defense's own is differentiated, too: it may not bear the layout.
+    A surrogate of the defense's own is differentiated, too: the layout may fail there alone.
     """
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():

@@ -25,6 +25,7 @@ HARNESS = "benchmark"
 SHAPING = frozenset(
     f"{HARNESS}.{name}"
     for name in (
+        "attacks.ascent",
         "attacks.base",
         "attacks.eps_descent",
         "attacks.losses",

@@ -10,20 +10,20 @@ from benchmark.attacks.norms import Eps, distance
 from benchmark.attacks.view import attack_view
 from benchmark.config.threat import NORMS, TOLERANCE
 from benchmark.datasets.info import DatasetInfo
+from benchmark.models.contract import kind
 from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
 from benchmark.testing.common import (
     GREY,
     N,
-    Words,
+    Rules,
     changed_tensors,
-    kind,
     require,
     snapshot,
 )
 
 BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
-"""Budgets of the check; the largest suffices to turn every image of :class:`_Linear`."""
+"""Budgets of the check; within the largest every image of :class:`_Linear` is misclassified."""
 
 
 class _Linear(Defense):
@@ -98,59 +98,52 @@ class _AttackCase:
         return found
 
     def check(self, where: str, x: Tensor, y: Tensor, eps: Eps) -> None:
-        def what(rule: str) -> str:
-            return f"{self.name}{where}: {rule}"
-
+        must = Rules(f"{self.name}{where}")
         clean, labels, kept = x.clone(), y.clone(), snapshot(self.defense)
         found = self.run(x, y, eps)
-        require(torch.equal(x, clean), what("it must not modify the images it is given"))
-        require(torch.equal(y, labels), what("it must not modify the labels it is given"))
+        must(torch.equal(x, clean), "it must not modify the images it is given")
+        must(torch.equal(y, labels), "it must not modify the labels it is given")
         changed = changed_tensors(self.defense, kept)
-        require(not changed, what(f"it must leave the model's parameters alone; changed {changed}"))
-        require(
+        must(not changed, f"it must leave the model's parameters alone; changed {changed}")
+        must(
             all(p.grad is None for p in self.defense.parameters()),
-            what("it must leave no gradient on the model's parameters"),
+            "it must leave no gradient on the model's parameters",
         )
-        require(
+        must(
             isinstance(found, Tensor) and found.shape == x.shape,
-            what(f"it must return images of shape {tuple(x.shape)}, got {kind(found)}"),
+            f"it must return images of shape {tuple(x.shape)}, got {kind(found)}",
         )
-        require(found.dtype == x.dtype, what(f"it must return {x.dtype}, got {found.dtype}"))
+        must(found.dtype == x.dtype, f"it must return {x.dtype}, got {found.dtype}")
         found = found.detach()
-        require(bool(torch.isfinite(found).all()), what("it returned a pixel that is no number"))
-        require(
-            bool(((found >= 0) & (found <= 1)).all()),
-            what("it must stay in the box: pixels in [0, 1]"),
-        )
+        must(torch.isfinite(found).all(), "it returned a pixel that is not finite")
+        must(((found >= 0) & (found <= 1)).all(), "it must stay in the box: pixels in [0, 1]")
         if isinstance(self.attack, BudgetAttack):
             budget = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
             far = distance(found, x, self.attack.norm)
             tolerance = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(
                 self.attack, x
             )
-            require(
-                bool((far <= budget + tolerance).all()),
-                what(
-                    f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
-                    " more than eps"
-                ),
+            must(
+                (far <= budget + tolerance).all(),
+                f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
+                " more than eps",
             )
-        self._check_no_worse(found, x, y, what)
+        self._check_no_worse(found, x, y, must)
 
-    def _check_no_worse(self, found: Tensor, x: Tensor, y: Tensor, what: Words) -> None:
+    def _check_no_worse(self, found: Tensor, x: Tensor, y: Tensor, must: Rules) -> None:
         with torch.no_grad():
             before, after = self.defense(x), self.defense(found)
         was_wrong, wrong = before.argmax(1) != y, after.argmax(1) != y
-        require(
-            bool((wrong | ~was_wrong).all()),
-            what("an image that the model got wrong is right after the attack"),
+        must(
+            (wrong | ~was_wrong).all(),
+            "an image that the model got wrong is right after the attack",
         )
         if isinstance(self.attack, BudgetAttack):
             tolerance = 1e-4 + 1e-4 * cross_entropy(before, y)
             higher = cross_entropy(after, y) >= cross_entropy(before, y) - tolerance
-            require(
-                bool((wrong | higher).all()),
-                what("it must return the best it saw; this is worse than the clean image"),
+            must(
+                (wrong | higher).all(),
+                "it must return the best it saw; this is worse than the clean image",
             )
 
     def check_reproducible(self, x: Tensor, y: Tensor, eps: Eps) -> None:
@@ -160,14 +153,14 @@ class _AttackCase:
         )
 
     def check_effect(self, x: Tensor, y: Tensor, eps: Eps) -> None:
-        turned = self.defense.predict(self.run(x, y, eps).detach()) != y
+        fooled = self.defense.predict(self.run(x, y, eps).detach()) != y
         require(
-            bool(turned.any()),
-            f"{self.name}: it turned none of {len(x)} images of a linear model, for which every"
-            " image has an adversarial one within the budget",
+            bool(fooled.any()),
+            f"{self.name}: it found an adversarial example for none of {len(x)} images of a linear"
+            " model, each of which has one within the budget",
         )
 
 
 def _spread(attack: Attack, x: Tensor) -> float:
-    """How often float32's spacing may add up: once per pixel in l-inf, over all pixels in l2."""
+    """How often float32's spacing may add up: once in l-inf, over all pixels in l2."""
     return 1.0 if attack.norm == "linf" else float(x[0].numel()) ** 0.5

@@ -1,9 +1,10 @@
-"""What both halves of the conformance suite use: tiny data, rules, findings."""
+"""What the checks of defenses and of attacks share: tiny data, rules, findings."""
 
 import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ N = 8
 """Images of a check."""
 
 AMBIENT = 1_597_463_007
-"""Seed of the global random state that a check starts from: none that a plugin would use."""
+"""Seed of the global random state that a check starts from; unlikely to be a plugin's own."""
 
 
 class ConformanceWarning(UserWarning):
@@ -48,15 +49,26 @@ def tiny_dataset(info: DatasetInfo = GREY, n: int = 40, seed: int = 0) -> ImageD
     )
 
 
-Words = Callable[[str], str]
-"""Puts the name of what is checked before a rule."""
-
-
-def require(holds: bool, rule: str) -> None:
+def require(holds: bool | Tensor, rule: str) -> None:
     """Raise an AssertionError that names ``rule`` unless it ``holds``."""
     # No assert statement: the rules must hold under python -O, too.
     if not holds:
         raise AssertionError(rule)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of what is checked, which each message names first: ``who``."""
+
+    who: str
+
+    def __call__(self, holds: bool | Tensor, rule: str) -> None:
+        """See :func:`require`."""
+        require(holds, self.named(rule))
+
+    def named(self, rule: str) -> str:
+        """Return ``rule`` after the name of what is checked."""
+        return f"{self.who}: {rule}"
 
 
 def report(findings: Iterator[str]) -> list[str]:
@@ -65,13 +77,6 @@ def report(findings: Iterator[str]) -> list[str]:
     for finding in found:
         warnings.warn(finding, ConformanceWarning, stacklevel=3)
     return found
-
-
-def kind(value: Any) -> str:
-    """Return in words what ``value`` is: a tensor by dtype and shape, else its type."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)}"
-    return type(value).__name__
 
 
 def snapshot(defense: Defense) -> dict[str, Tensor]:
@@ -96,7 +101,7 @@ def global_random_state(who: str) -> Iterator[None]:
         "numpy.random": lambda: [repr(part) for part in np.random.get_state()],
         "torch": lambda: torch.get_rng_state().tolist(),
     }
-    # From a state of its own: a fit that seeds globally could find its seed already there.
+    # A state of its own: otherwise a fit that seeds globally might set the seed that is there.
     with seeded(AMBIENT):
         before = {name: state() for name, state in states.items()}
         yield

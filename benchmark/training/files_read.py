@@ -1,9 +1,9 @@
 """The files that a plugin reads while it builds and trains a model, found without its help.
 
-A model depends on them as on its code. Python tells of every file that its own ``open`` reads
-(https://peps.python.org/pep-0578): NumPy, pickle, JSON and ``torch.load`` go through it. Readers in
-compiled code (safetensors, HDF5, Arrow) do not, so files of such kinds count as well when their
-path stands in the defense, its options or its module. What neither finds a defense names in
+A model depends on them as on its code. Python's audit hook reports every file that its own ``open``
+reads (https://peps.python.org/pep-0578): NumPy, pickle, JSON and ``torch.load`` go through it.
+Readers in compiled code (safetensors, HDF5, Arrow) do not, so weight files also count if their path
+is an attribute of the defense, an option or a name in its module. Any other file a defense names in
 ``depends_on``.
 """
 
@@ -22,7 +22,7 @@ from benchmark.plugins.source_code import is_installed
 
 MOST_FILES = 1000
 MOST_BYTES = 2**33
-"""So many files, so large, are hashed; of a larger one the size alone is compared."""
+"""Files that are hashed, at most, and their size; of a larger one only the size is compared."""
 
 COMPILED = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".hdf5", ".npz", ".npy")
 """Kinds of weight files that code outside Python may read."""
@@ -31,7 +31,7 @@ CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/usr/local/share")
 
 METADATA = (".egg-info", ".dist-info")
-"""Folders in which an installation tells of itself: whoever asks for plugins reads them."""
+"""Folders in which an installation describes itself: listing the plugins reads them."""
 
 _WRITE = os.O_WRONLY | os.O_RDWR
 
@@ -48,9 +48,8 @@ class Watch:
     ) -> dict[str, str]:
         """Return the hashes, by path, of the data files that were read, and of those ``also``.
 
-        Not of what was written as well, as a log or a best epoch is, nor of what lies in the
-        folders ``but`` or belongs to Python, the system or a package, other than one whose folder
-        is among ``own``.
+        Left out are files that were written as well (a log, a best epoch), those in the folders
+        ``but``, and those of Python, the system or a package, unless its folder is in ``own``.
         """
         written = {os.path.realpath(path) for path in self.written}
         others = [os.path.realpath(str(path)) for path in (*but, *SYSTEM)]
@@ -73,7 +72,7 @@ _hooked: list[bool] = []
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    # It hears of everything that the process does: quick, and it must never raise.
+    # It is called on everything that the process does: it must be quick and never raise.
     if not _watches or event != "open" or not isinstance(args[0], str):
         return
     writes = isinstance(args[2], int) and args[2] & _WRITE
@@ -97,7 +96,7 @@ def watching() -> Iterator[Watch]:
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a plain file, "" if it is none or cannot be read."""
+    """Return the SHA-256 of a plain file; "" for anything else and what cannot be read."""
     try:
         if not os.path.isfile(path):  # noqa: PTH113 (a pipe or a device would never end)
             return ""
@@ -111,9 +110,9 @@ def file_hash(path: str | Path) -> str:
 
 
 def changed_file(before: Mapping[str, Any]) -> str:
-    """Return the first path whose hash is another than ``before``; "" if none is.
+    """Return the first path whose hash is not that of ``before``; "" if none is.
 
-    A file that is not there any more says nothing: it may have been a temporary one.
+    A file that is gone does not count: it may have been a temporary one.
     """
     for path, value in before.items():
         now = file_hash(path)
@@ -123,7 +122,7 @@ def changed_file(before: Mapping[str, Any]) -> str:
 
 
 def mentioned(defense: Defense, params: Mapping[str, Any]) -> list[Path]:
-    """Return the weight files whose paths stand in a defense, its class, its module or options."""
+    """Return the weight files whose paths are in a defense, its class, its module or options."""
     cls = type(defense)
     module = sys.modules.get(cls.__module__)
     tables = [vars(defense), params, vars(module) if module else {}]
@@ -145,7 +144,7 @@ def own_folders(defense: Defense) -> list[str]:
 def declared(defense: Defense) -> list[Path]:
     """Return the files that a defense names in ``depends_on``, those of a folder one by one.
 
-    PluginError if one is not there.
+    PluginError if one does not exist.
     """
     named: Any = defense.depends_on
     if callable(named):

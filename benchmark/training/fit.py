@@ -1,8 +1,8 @@
 """A trained defense, from the cache or trained now, with what is measured besides attacks.
 
-Whichever it is, it is held against what it should be: a model from the cache against the files that
-its training read and against what it answered when it was trained, and a model that was just
-trained against a copy of what is kept of it.
+Either is checked: a model from the cache against the files that its training read and the answers
+that it gave when it was trained, and a model that was just trained against a copy made from what
+the cache keeps.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from benchmark.machine_errors import fault_line
 from benchmark.models.answers import answers, difference, settled
 from benchmark.models.contract import check_fit, check_measures
 from benchmark.models.defense import Defense, TrainingLog
-from benchmark.models.embedding_distance import code_distance
+from benchmark.models.embedding_distance import embedding_distance
 from benchmark.models.loader import load_defense
 from benchmark.models.memory_layout import CONTIGUOUS, in_layout, is_layout_error, lay_out
 from benchmark.progress import Progress
@@ -46,9 +46,9 @@ def trained(
 ) -> tuple[Defense, ModelRecord]:
     """Return a defense in evaluation mode, trained now or taken from the cache, and its record.
 
-    ``before`` is the record of the model that a run's rows are of: where nothing of the user's has
-    changed since, that model is taken if it is in the cache, whatever has become of the harness.
-    PluginError if the model cannot be what it was when it is taken from the cache.
+    ``before`` is the record of the model that a run's rows come from: if nothing of the user's has
+    changed since, that model is taken from the cache even if the harness has changed. PluginError
+    if the model from the cache cannot be what it was.
     """
     model_seed = seed_of(spec, train_set, seed)
     make = partial(untrained, spec, train_set, model_seed)
@@ -88,7 +88,7 @@ def trained(
 
 
 def _goes_on(before: ModelRecord, now: ModelOrigin, cache: Checkpoints) -> bool:
-    """Tell whether a run can go on with the very model that its rows are of."""
+    """Tell whether a run can go on with the very model that its rows come from."""
     old = before.origin
     return old is not None and cache.origin(before.key) is not None and not changed(old, now)
 
@@ -117,7 +117,7 @@ def untrained(
 
 @dataclass(frozen=True)
 class _Fitting:
-    """The filling of one model: from the cache, or by training it and keeping it there.
+    """One model to be filled from the cache, or trained and kept there.
 
     A training that was killed goes on, and another process that trains the same is waited for.
     ``make`` returns the model untrained; ``watch`` sees which files are opened.
@@ -160,7 +160,7 @@ class _Fitting:
     def _cached(
         self, defense: Defense, now: ModelOrigin
     ) -> tuple[TrainingLog, ModelOrigin] | str | None:
-        """Fill ``defense`` from the cache; return why not if what is there is of another model."""
+        """Fill ``defense`` from the cache; return why not if it holds another model."""
         kept = self.cache.origin(self.key)
         if kept is not None and (words := changed(kept, replace(now, parts=kept.parts))):
             return f"{words} changed since the model in the cache was trained"
@@ -173,11 +173,11 @@ class _Fitting:
             return log, replace(now, weights=weights_of(defense), answers=settled(said, said))
         near = kept.where != now.where
         if words := difference(kept.answers, said, near=near):
-            if near:  # where a model amplifies rounding, another processor's answers are its own
+            if near:  # a model that amplifies rounding answers differently on another processor
                 return f"the model in the cache, made on {kept.where}, answers otherwise ({words})"
             raise PluginError(
                 f"taken from the cache the model answers otherwise than when it was trained"
-                f" ({words}): {REMEDY}; --no-cache trains it afresh"
+                f" ({words}): {REMEDY}; --no-cache trains it again"
             )
         return log, replace(
             now, weights=weights_of(defense), answers=kept.answers, files=kept.files
@@ -235,13 +235,13 @@ REMEDY = "keep all that fit sets in parameters or buffers (register_buffer)"
 
 @torch.no_grad()
 def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
-    """Return what is measured on a trained model besides attacks: its own, its codes' distance."""
+    """Return what is measured besides attacks: the model's own and its embeddings' distance."""
     with seeded(seed, test_set.device, defense):
         measures = dict(defense.measure(test_set))
     with seeded(seed, test_set.device, defense):
         parts = [defense.embed(test_set.x(rows)) for rows in test_set.batches(BATCH_SIZE)]
-    codes = [part.double().cpu() for part in parts if part is not None]
-    if len(codes) == len(parts):
-        measures["code_distance"] = code_distance(torch.cat(codes).numpy(), seed)
+    embeddings = [part.double().cpu() for part in parts if part is not None]
+    if len(embeddings) == len(parts):
+        measures["code_distance"] = embedding_distance(torch.cat(embeddings).numpy(), seed)
     check_measures(measures, test_set)
     return measures

@@ -2,7 +2,7 @@
 
 Data stay on the device as uint8; batches are index selections, augmented there. A defense gives
 its own ``step`` (one batch, its own optimisers) and the loop does the rest: order, schedule,
-progress, accuracy on a held-out slice, and a stop with a clear reason when the loss is no number.
+progress, accuracy on a held-out slice, and a stop with a clear reason when the loss is not finite.
 """
 
 import time
@@ -21,8 +21,9 @@ from benchmark.errors import TrainingError
 from benchmark.models.defense import Defense, TrainingLog
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
-from benchmark.training.resume import Part, Phase
+from benchmark.training.resume import Phase
 from benchmark.training.settings import TrainingSettings
+from benchmark.training.state_file import Part
 
 Step = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Takes images (N, C, H, W) in [0, 1] and labels (N,), updates the model, and returns detached
@@ -36,7 +37,7 @@ Measure = Callable[[ImageDataset], Mapping[str, float]]
 def adversarial_examples(
     defense: Defense, x: Tensor, y: Tensor, settings: TrainingSettings, rng: torch.Generator
 ) -> Tensor:
-    """Return PGD examples (N, C, H, W) of a batch against the defense as it stands.
+    """Return PGD examples (N, C, H, W) of a batch against the defense in its present state.
 
     The defense is attacked in evaluation mode, as an adversary of the finished model would.
     """
@@ -61,7 +62,7 @@ def train(
     ``data`` is a uint8 dataset on the model's device. ``state`` is what ``step`` and ``measure``
     change besides the model and ``optimizers``: generators that they draw from, other optimisers,
     anything with a ``state_dict``. With it a training that was killed goes on from its last epoch
-    (:mod:`benchmark.training.resume`); without it, it starts anew. Raises TrainingError when the
+    (:mod:`benchmark.training.resume`); without it, it starts again. Raises TrainingError when the
     loss is not finite. The model is left in evaluation mode.
     """
     start = time.perf_counter()

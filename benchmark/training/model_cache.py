@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 HEADER_BYTES = 2**16
 TENSOR_BYTES = 2**10
-"""So much a file of weights may hold beyond the weights: at all, and for each tensor."""
+"""Bytes that a file of weights may hold beyond the weights: in all, and for each tensor."""
 
 
 def cache_dir() -> Path:
@@ -48,7 +48,7 @@ _private: ContextVar[Path | None] = ContextVar("private", default=None)
 def private_cache(wanted: bool = True) -> Iterator[None]:
     """Keep the block's models in a folder of their own, which is deleted after it, if ``wanted``.
 
-    So every model is trained afresh, and the cache is neither read nor written.
+    Every model is trained again, and the cache is neither read nor written.
     """
     if not wanted:
         yield

@@ -1,7 +1,7 @@
 """What a trained model came from: its key in the cache, and what has changed since.
 
-A run's rows are of one model. Before more are added to them, and before they are called complete,
-what that model came from is held against what is there now.
+All rows of a run come from one model. Before more are added, and before the run is called complete,
+what that model came from is compared with what is there now.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ WORDS = {
     "files": "a file that it names in depends_on",
     "images": "the training images",
 }
-"""Those parts of a key that are the user's. The others (:data:`AROUND`) are the harness's."""
+"""The parts of a key that are the user's. The others (:data:`AROUND`) are the harness's."""
 
 AROUND = {
     "harness": "defensebench",
@@ -43,8 +43,7 @@ AROUND = {
 }
 
 ALIKE = 1e-5
-"""Tensors before training are the same up to so much of their length: other processors round
-draws otherwise in the last bit, and a file of other weights moves them further."""
+"""By how much tensors before training may differ, relative to their length (docs/constants.md)."""
 
 
 def model_parts(
@@ -96,22 +95,22 @@ def where(data: ImageDataset) -> str:
 
 
 def start_of(defense: Defense) -> list[list[float]]:
-    """Return for each tensor of a model its length and one sum over it that minds the order.
+    """Return for each tensor of a model its length and a weighted sum of its entries.
 
-    Not a hash: a processor that rounds otherwise shall find the same model.
+    Not a hash: on a processor that rounds differently it must be the same model.
     """
     found = []
     for _, tensor in sorted(tensors_of(defense.state_dict()).items()):
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         flat = real.detach().to("cpu", torch.float64).flatten()
-        # Of no period, so that rows and columns cannot change places unseen.
+        # Weights without a period, so that swapped rows or columns change the sum.
         waves = torch.arange(len(flat), dtype=torch.float64).sin()
         found.append([float(flat.norm()), float(flat @ waves)])
     return found
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tell whether two results of :func:`start_of` are of the same tensors."""
+    """Tell whether two results of :func:`start_of` belong to the same tensors."""
     try:
         a, b = (torch.tensor(each, dtype=torch.float64) for each in (one, other))
     except (TypeError, ValueError):
@@ -123,7 +122,7 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return what of a state dict are tensors; a lazy module's have no values before its use."""
+    """Return the tensors of a state dict; those of a lazy module have no values before its use."""
     found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     return {name: value for name, value in found.items() if not is_lazy(value)}
 
@@ -139,13 +138,13 @@ def weights_of(defense: Defense) -> str:
 
 
 def changed(before: ModelOrigin, now: ModelOrigin) -> str:
-    """Say what of the user's has changed since a model was trained; "" if nothing has."""
+    """Say which part of the user's has changed since a model was trained; "" if none has."""
     for name, words in WORDS.items():
         if before.parts.get(name, "") != now.parts.get(name, ""):
             return words
     if path := changed_file(before.files):
         return f"the file {Path(path).name}"
-    # Another torch draws otherwise, and so does another version of a layer of ours.
+    # Another torch, or another version of a layer of ours, draws other numbers.
     same = not around(before, now)
     if same and before.start and now.start and not alike(before.start, now.start):
         return "what it starts its training from (a file that it loads?)"

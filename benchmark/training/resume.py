@@ -1,17 +1,12 @@
-"""Where a training stands, kept after its epochs so that a killed one goes on from there.
+"""The state of a training, kept after its epochs so that a killed one goes on from there.
 
 A defense's ``fit`` may train in phases (pretraining, a GAN, a classifier): its calls of
 :func:`benchmark.training.loop.train` and :func:`once`, numbered in order. Each has a file beside
-the cached model, which the trained model replaces. ``fit`` itself runs again from the start, so
-what stands between its phases must do the same every time; a phase that was finished returns at
+the cached model, which is deleted once the trained model is kept. ``fit`` itself runs again from
+the start, so its code between the phases must do the same every time; a finished phase returns at
 once.
-
-A file is safetensors, with everything that is no tensor as JSON in its header and a SHA-256 over
-both. One file, so that no kill can part them.
 """
 
-import hashlib
-import json
 import math
 import random
 import time
@@ -20,33 +15,19 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.errors import cause
-from benchmark.io.atomic import write_atomic
 from benchmark.progress import Progress
+from benchmark.training import state_file
+from benchmark.training.state_file import Part
 
 SHARE = 0.05
-"""The share of the time that may go into writing: an epoch that comes sooner is not kept."""
-
-
-class Stateful(Protocol):
-    """A model, an optimiser, a schedule, or whatever else has a state of plain data and tensors."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the state."""
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Take over a state; its tensors are on the CPU."""
-
-
-Part = Stateful | torch.Generator
+"""The share of the time that may go into writing: an epoch that ends sooner is not kept."""
 
 
 @dataclass
@@ -78,7 +59,7 @@ class Keeper:
 
 
 def _delete(path: Path) -> None:
-    with suppress(OSError):  # what stays is overwritten, or refused as it was
+    with suppress(OSError):  # what stays is overwritten, or refused
         path.unlink()
 
 
@@ -107,10 +88,10 @@ class Phase:
         epochs: int,
         device: torch.device,
     ) -> None:
-        """Begin the next phase, of so many ``epochs``, of the training that is going on.
+        """Begin the next phase, of ``epochs`` epochs, of the training that is going on.
 
         With a ``state`` of None nothing is known of what the phase depends on besides ``parts``
-        and the global random state, so it is neither kept nor taken up.
+        and the global random state, so it is neither kept nor restored.
         """
         self.keeper = _keeper.get() if state is not None else None
         self.parts = [_Everywhere(device), *parts, *(state or ())]
@@ -125,9 +106,9 @@ class Phase:
                 running.discard(self.number)
 
     def restore(self) -> tuple[list[dict[str, float]], float]:
-        """Take up what was kept; return the log of the epochs done, and their seconds.
+        """Restore what was kept; return the log of the epochs done, and their seconds.
 
-        What cannot be used is said, and costs this phase and those after it: they start anew.
+        If it cannot be used, a line says so, and this phase and those after it start again.
         """
         if self.keeper is None:
             return [], 0.0
@@ -135,16 +116,16 @@ class Phase:
         if not path.exists():
             self.keeper.discard(self.number)
             return [], 0.0
-        before = _encoded(self.parts)
+        before = state_file.encoded(self.parts)
         try:
-            about, tensors = _read(path)
+            about, tensors = state_file.read(path)
             if about["stem"] != self.keeper.stem.name or about["total"] != self.total:
                 raise ValueError("it is another training's")
             epochs, seconds = list(about["epochs"]), float(about["seconds"])
-            _load(self.parts, about["parts"], tensors)
+            state_file.load(self.parts, about["parts"], tensors)
         except Exception as error:  # whatever a damaged file, or a part of a plugin's, raises
-            _load(self.parts, *before)
-            self.keeper.say(f"cannot go on from {path} ({cause(error)}); training starts anew")
+            state_file.load(self.parts, *before)
+            self.keeper.say(f"cannot go on from {path} ({cause(error)}); training starts again")
             self.keeper.discard(self.number)
             return [], 0.0
         which = f" of phase {self.number}" if self.number > 1 else ""
@@ -160,7 +141,7 @@ class Phase:
         if not finished and (start - self._kept_at) * SHARE < self._cost:
             return
         try:
-            parts, tensors = _encoded(self.parts)
+            parts, tensors = state_file.encoded(self.parts)
             about = {
                 "stem": self.keeper.stem.name,
                 "total": self.total,
@@ -168,20 +149,20 @@ class Phase:
                 "seconds": seconds,
                 "parts": parts,
             }
-            _write(self.keeper.path(self.number), about, tensors)
+            state_file.write(self.keeper.path(self.number), about, tensors)
         except (OSError, TypeError) as error:
             self.keeper.works = False
             self.keeper.say(
-                f"the state of training is not kept ({cause(error)}); killed, it starts anew"
+                f"the state of training is not kept ({cause(error)}); if killed, it starts again"
             )
         self._kept_at = time.perf_counter()
         self._cost = self._kept_at - start
 
 
 def once(compute: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
-    """Return what ``compute`` gives, on ``device``, and the seconds that it took: a phase.
+    """Return what ``compute`` gives, on ``device``, and the seconds that it took, as a phase.
 
-    For work between two trainings that is long enough to be kept.
+    For work between two trainings that takes long enough to be kept.
     """
     start = time.perf_counter()
     result = _Result()
@@ -228,83 +209,3 @@ class _Everywhere:
         name, keys, *rest = state["numpy"]
         np.random.set_state((name, np.array(keys, np.uint32), *rest))
         random.setstate(state["python"])
-
-
-# --- between objects and a file --------------------------------------------------------------
-
-
-def _encoded(parts: Sequence[Part]) -> tuple[list[Any], dict[str, Tensor]]:
-    """Return the parts' states as plain data and the tensors that these name, copied."""
-    tensors: dict[str, Tensor] = {}
-    states = [
-        part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
-        for part in parts
-    ]
-    return [_taken_apart(state, tensors) for state in states], tensors
-
-
-def _load(parts: Sequence[Part], encoded: Sequence[Any], tensors: Mapping[str, Tensor]) -> None:
-    for part, plain in zip(parts, encoded, strict=True):
-        state = _put_together(plain, tensors)
-        if isinstance(part, torch.Generator):
-            part.set_state(state)
-        else:
-            part.load_state_dict(state)
-
-
-def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return ``value`` as JSON holds it, its tensors put aside; TypeError for anything else."""
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        value = value.detach()
-        tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)
-        # The order in memory is kept: rounding may hang on it.
-        return {"tensor": name, "strides": list(torch.empty_like(value, device="meta").stride())}
-    if isinstance(value, Mapping):
-        return {"items": [[key, _taken_apart(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, tuple):
-        return {"tuple": [_taken_apart(item, tensors) for item in value]}
-    if isinstance(value, list):
-        return [_taken_apart(item, tensors) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a state holds a {type(value).__name__}")
-
-
-def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_put_together(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "items" in value:
-        return {key: _put_together(item, tensors) for key, item in value["items"]}
-    if "tuple" in value:
-        return tuple(_put_together(item, tensors) for item in value["tuple"])
-    found = tensors[value["tensor"]]
-    laid_out = torch.empty_strided(found.shape, value["strides"], dtype=found.dtype)
-    return laid_out.copy_(found)
-
-
-def _write(path: Path, about: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-    text = json.dumps(about)
-    write_atomic(path, save(tensors, {"state": text, "sha256": _checksum(text, tensors)}))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what :func:`_write` wrote; ValueError if its checksum does not match."""
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    if header.get("sha256") != _checksum(header.get("state", ""), tensors):
-        raise ValueError("its checksum does not match")
-    about: dict[str, Any] = json.loads(header["state"])
-    return about, tensors
-
-
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"\x1f{name} {tensor.dtype} {tuple(tensor.shape)}\x1f".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()

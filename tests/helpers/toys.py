@@ -159,7 +159,7 @@ class Broken(Tiny):
 
 
 class Coded(Tiny):
-    """Has codes: the logits' first two."""
+    """Has embeddings: the logits' first two."""
 
     def embed(self, x: Tensor) -> Tensor:
         return self(x)[:, :2]

@@ -19,8 +19,9 @@ from benchmark.config.spec import DefenseSpec
 from benchmark.datasets import DIGITS
 from benchmark.errors import PluginError, UsageError
 from benchmark.execution.plan import plan
-from benchmark.models.contract import Kept, check_answers
+from benchmark.models.contract import check_answers
 from benchmark.models.loader import load_defense
+from benchmark.models.model_copy import Kept
 from benchmark.registry import DEFENSES as DEFENSES_INSTALLED
 from benchmark.results import read_run
 from benchmark.results.audit_tables import read_audit

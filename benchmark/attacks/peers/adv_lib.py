@@ -23,8 +23,8 @@ LOSSES: Mapping[str, str] = {"cross_entropy": "ce", "margin": "dl", "dlr": "dlr"
 class PGD(PeerPGD):
     """adv-lib's pgd_linf: returns the latest iterate that fooled the model, else the clean image.
 
-    The iterate after the last step is never looked at. Only samples that no restart has turned
-    are restarted.
+    The iterate after the last step is never looked at. Only samples that no restart has fooled
+    the model with are restarted.
     """
 
     library: ClassVar[str] = "adv-lib"
@@ -35,11 +35,6 @@ class PGD(PeerPGD):
     }
 
     return_last: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
     def search(
         self, view: AttackView, x: Tensor, y: Tensor, eps: float, generator: torch.Generator

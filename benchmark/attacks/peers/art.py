@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attacks.base import Attack
-from benchmark.attacks.peers.base import Call, Naming, PeerCW, PeerPGD, Served, adapt
+from benchmark.attacks.peers.base import Call, Naming, PeerCW, PeerPGD, Served, adapt, variants
 from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.view import AttackView
 from benchmark.errors import UsageError, unknown_name
@@ -95,19 +95,7 @@ class PGD(PeerPGD):
         return generate(attack, view, x, y)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PGDL2(PGD):
-    """The same in l2."""
-
-    norm: str = "l2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(PGD):
-    """One full step from the image."""
-
-    steps: int = 1
-    random_start: bool = False
+PGDL2, FGSM = variants(PGD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +222,7 @@ def _geoda() -> Iterator[None]:
     """Give GeoDA what it needs: NumPy's old name for a matrix, and a folder for its files."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        chdir(folder),  # it writes a basis where it stands, and reads what lies there
+        chdir(folder),  # it writes a basis into the working directory, and reads it
         patch.object(np, "mat", np.asmatrix, create=True),
     ):
         yield

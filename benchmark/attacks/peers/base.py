@@ -1,12 +1,12 @@
 """What the adapters for other libraries share.
 
-An adapter takes the settings of the in-house attack of the same name. What its library cannot be
-told stands in ``fixed``, with the value that the library behaves by: a request for another value
-is refused, not ignored. A library is imported when an attack runs.
+An adapter takes the settings of the in-house attack of the same name. ``fixed`` holds those that
+its library has no parameter for, with the value that it works by: another value is refused, not
+ignored. A library is imported when an attack runs.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from inspect import Parameter, signature
 from typing import Any, ClassVar
@@ -15,16 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack
+from benchmark.attacks.cw import CWSettings
 from benchmark.attacks.norms import Eps, per_sample
+from benchmark.attacks.pgd import PGDSettings
 from benchmark.attacks.view import AttackView
 from benchmark.config.eps import check_step
 
 
 class Served(nn.Module):
-    """A view as other libraries take it: images of any floating point, memory in one piece.
+    """A view as other libraries take it: images of any floating-point dtype, gradients contiguous.
 
-    Some compute in float64 what the model takes in float32, and some take a ``view`` of a gradient,
-    which a model in channels-last memory returns in an order that allows none.
+    Some compute in float64 what the model takes in float32, and some call ``view`` on a gradient,
+    which fails on the channels-last gradients of many models.
     """
 
     def __init__(self, view: AttackView) -> None:
@@ -56,13 +58,6 @@ def check_fixed(attack: Attack, fixed: Mapping[str, Any]) -> None:
             )
 
 
-def budgets(eps: Tensor) -> Iterator[tuple[float, Tensor]]:
-    """Yield each distinct budget above 0 of ``eps`` (N,) with the rows that have it (int64)."""
-    for value in sorted(set(eps.tolist())):
-        if value > 0:
-            yield value, (eps == value).nonzero().flatten()
-
-
 class ByBudget(BudgetAttack):
     """Runs a library that takes one eps per call once for every distinct eps of the batch."""
 
@@ -71,7 +66,9 @@ class ByBudget(BudgetAttack):
     ) -> Tensor:
         """See :meth:`benchmark.attacks.base.BudgetAttack.run`; where eps is 0, the clean image."""
         x_adv = x.clone()
-        for value, rows in budgets(per_sample(eps, x).flatten()):
+        each = per_sample(eps, x).flatten()
+        for value in sorted(set(each[each > 0].tolist())):
+            rows = (each == value).nonzero().flatten()
             part = view if len(rows) == len(x) else view.select(rows)
             x_adv[rows] = self.search(part, x[rows], y[rows], value, generator).to(x)
         return x_adv
@@ -84,8 +81,8 @@ class ByBudget(BudgetAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerPGD(ByBudget):
-    """PGD of another library; the settings are those of :class:`benchmark.attacks.pgd.PGD`.
+class PeerPGD(PGDSettings, ByBudget):
+    """PGD of another library.
 
     ``shares_start`` tells whether a random start is drawn from ``generator`` as the in-house
     attack draws it, so that two libraries can begin at the same images.
@@ -98,23 +95,12 @@ class PeerPGD(ByBudget):
     }
     shares_start: ClassVar[bool] = False
 
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
     early_stop: bool = False
-    loss: str = "cross_entropy"
     return_last: bool = True
 
     def __post_init__(self) -> None:
         check_fixed(self, self.fixed)
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(
-                f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}"
-            )
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0 or left out, got {self.step_size}")
-        check_step(self.step_size, self.norm)
+        super().__post_init__()
 
     def step(self, eps: float) -> float:
         """Return the step size at ``eps``, to the last bit the float32 of the in-house attack."""
@@ -123,30 +109,35 @@ class PeerPGD(ByBudget):
         return float(2.5 / self.steps * torch.tensor(eps, dtype=torch.float32))
 
 
+def variants(pgd: type[PeerPGD]) -> tuple[type[PeerPGD], type[PeerPGD]]:
+    """Return a library's ``pgd`` in l2, and as FGSM: one full step from the image."""
+
+    def preset(name: str, **defaults: Any) -> type[PeerPGD]:
+        return make_dataclass(
+            name,
+            [(key, type(value), value) for key, value in defaults.items()],
+            bases=(pgd,),
+            namespace={"__module__": pgd.__module__},
+            frozen=True,
+            kw_only=True,
+        )
+
+    return preset("PGDL2", norm="l2"), preset("FGSM", steps=1, random_start=False)
+
+
 @dataclass(frozen=True, kw_only=True)
-class PeerCW(MinimalAttack):
-    """C&W of another library; settings of :class:`benchmark.attacks.cw.CarliniWagner`."""
+class PeerCW(CWSettings):
+    """C&W of another library."""
 
     fixed: ClassVar[Mapping[str, Any]] = {}
 
-    norm: str = "l2"
-    steps: int = 1000
-    search_steps: int = 9
     initial_c: float = 1e-2
-    lr: float = 0.01
-    confidence: float = 0.0
-    targeted: bool = False
-    abort_early: bool = True
 
     def __post_init__(self) -> None:
         check_fixed(self, {"norm": "l2", **self.fixed})
-        if self.steps < 1 or self.search_steps < 1:
-            raise ValueError(
-                "steps and search_steps must be at least 1,"
-                f" got {self.steps} and {self.search_steps}"
-            )
-        if not (self.initial_c > 0 and self.lr > 0 and self.confidence >= 0):
-            raise ValueError("initial_c and lr must be above 0, confidence at least 0")
+        if not self.initial_c:
+            raise ValueError(f"{self.library} needs an initial_c above 0, got {self.initial_c}")
+        super().__post_init__()
 
 
 # --- any attack of a library, by its class name ------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.norms import random_start
-from benchmark.attacks.peers.base import PeerCW, PeerPGD, Served
+from benchmark.attacks.peers.base import PeerCW, PeerPGD, Served, variants
 from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.view import AttackView
 
@@ -56,27 +56,15 @@ class PGD(PeerPGD):
         return found.detach()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PGDL2(PGD):
-    """The same in l2."""
-
-    norm: str = "l2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(PGD):
-    """One full step from the image."""
-
-    steps: int = 1
-    random_start: bool = False
+PGDL2, FGSM = variants(PGD)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CW(PeerCW):
     """Foolbox's L2CarliniWagnerAttack.
 
-    Where it fails it returns a black image, which a model may well call something else although
-    nothing was found; the clean image stands in for it here.
+    Where it fails it returns a black image, which a model may misclassify although nothing was
+    found; the clean image is returned instead.
     """
 
     library: ClassVar[str] = "foolbox"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.base import Attack
-from benchmark.attacks.peers.base import Call, Naming, PeerCW, PeerPGD, Served, adapt
+from benchmark.attacks.peers.base import Call, Naming, PeerCW, PeerPGD, Served, adapt, variants
 from benchmark.attacks.peers.library import AttackLibrary
 from benchmark.attacks.view import AttackView
 from benchmark.errors import UsageError, unknown_name
@@ -63,19 +63,7 @@ class PGD(PeerPGD):
         return found.detach()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PGDL2(PGD):
-    """The same in l2."""
-
-    norm: str = "l2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(PGD):
-    """One full step from the image."""
-
-    steps: int = 1
-    random_start: bool = False
+PGDL2, FGSM = variants(PGD)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,8 +171,8 @@ def test_fgsm_is_one_full_step():
     with attack_view(defense, 8) as view:
         gradient = view.gradient(x, y, lambda logits, y: nn.functional.cross_entropy(
             logits, y, reduction="none"))[2]  # fmt: skip
-    turned = defense.predict(found) != y
-    assert torch.equal(found[turned], (x + 0.1 * gradient.sign()).clamp(0, 1)[turned])
+    fooled = defense.predict(found) != y
+    assert torch.equal(found[fooled], (x + 0.1 * gradient.sign()).clamp(0, 1)[fooled])
     assert forwards.tolist() == [2] * 8
     assert backwards.tolist() == [1] * 8
 

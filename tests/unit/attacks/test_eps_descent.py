@@ -90,24 +90,24 @@ def test_who_falls_nowhere_and_who_falls_at_once(norm):
     y = torch.zeros(5).long()
     never, at_once = Linear(torch.ones(64), -1000), Linear(torch.ones(64), 1000)
     budgets = GRIDS[norm][2]
-    stood, forwards, backwards = descend(never, NORMS[norm](steps=4), x, y, budgets)
-    assert (levels(never, stood, x, y, budgets, norm) == len(budgets)).all()
-    assert (distance(stood, x, norm) <= budgets[-1] + tolerance(budgets[-1])).all()
+    robust, forwards, backwards = descend(never, NORMS[norm](steps=4), x, y, budgets)
+    assert (levels(never, robust, x, y, budgets, norm) == len(budgets)).all()
+    assert (distance(robust, x, norm) <= budgets[-1] + tolerance(budgets[-1])).all()
     assert forwards.tolist() == backwards.tolist() == [5] * 5  # the start and four steps
     # The start may lie anywhere in the largest ball: one step down each ball at most.
-    fell, forwards, _ = descend(at_once, NORMS[norm](steps=4), x, y, budgets)
-    assert (levels(at_once, fell, x, y, budgets, norm) == 0).all()
+    fooled, forwards, _ = descend(at_once, NORMS[norm](steps=4), x, y, budgets)
+    assert (levels(at_once, fooled, x, y, budgets, norm) == 0).all()
     assert (forwards <= len(budgets)).all()
 
 
 def test_one_level_is_pgd():
     model, x, y = linear(3)
     x_adv, forwards, _ = descend(model, PGD(steps=7), x, y, [0.05])
-    fell = levels(model, x_adv, x, y, [0.05], "linf") == 0
+    fooled = levels(model, x_adv, x, y, [0.05], "linf") == 0
     level, unclear = closed_form(model, x, y, [0.05], "linf")
-    assert torch.equal(fell[~unclear], (level == 0)[~unclear])
-    assert (forwards[~fell] == 8).all()
-    assert (forwards[fell] <= 8).all()
+    assert torch.equal(fooled[~unclear], (level == 0)[~unclear])
+    assert (forwards[~fooled] == 8).all()
+    assert (forwards[fooled] <= 8).all()
 
 
 def test_the_last_step_of_a_run_is_the_shortest():
@@ -218,14 +218,14 @@ def test_queries_are_bounded(seed, steps, restarts, n_levels, norm):
     forwards = forwards[clear]
     level = levels(model, x_adv, x, y, budgets, norm)[clear]
     full = (steps + 1) * restarts
-    stood = (level > 0).long()
-    assert (forwards >= full * stood).all()
-    # In each ball in which it fell, it fell with the last iterate of a run or earlier.
-    assert (forwards <= full * (stood + n_levels - level)).all()
+    robust = (level > 0).long()
+    assert (forwards >= full * robust).all()
+    # In each ball with an adversarial image, it was found by the last iterate of a run.
+    assert (forwards <= full * (robust + n_levels - level)).all()
 
 
 def test_falling_costs_little_where_the_model_is_smooth():
-    """The walk, a full run where it stands, a few steps for each ball that it falls in."""
+    """The walk, a full run where it is robust, a few steps for each ball where it is not."""
     model, x, y = linear(0)
     budgets = [0.025 * i for i in range(1, 17)]
     x_adv, forwards, _ = descend(model, PGD(), x, y, budgets)
@@ -269,14 +269,14 @@ BUDGETS = [0.05, 0.1, 0.2, 0.4]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 40])
-def test_results_do_not_hang_on_the_batch_size(pgd, batch_size):
+def test_results_do_not_depend_on_the_batch_size(pgd, batch_size):
     reference = descend(MODEL, pgd, X, Y, BUDGETS)
     again = descend(MODEL, pgd, X, Y, BUDGETS, batch_size=batch_size)
     for one, other in zip(reference, again, strict=True):
         assert torch.equal(one, other)
 
 
-def test_results_do_not_hang_on_the_order_or_on_further_images(pgd):
+def test_results_do_not_depend_on_the_order_or_on_further_images(pgd):
     reference, forwards, _ = descend(MODEL, pgd, X, Y, BUDGETS)
     order = torch.randperm(40, generator=generator(1))
     shuffled, shuffled_forwards, _ = descend(
@@ -318,7 +318,7 @@ def test_one_step_of_fgsm_is_one_step_in_every_ball():
 
 
 def test_no_number_never_replaces_an_image_that_fools():
-    """The slope is no number near the boundary: the image from the larger ball must survive."""
+    """The slope is NaN near the boundary: the image from the larger ball must survive."""
 
     def logits(x):
         value = x.flatten(1).sum(1)
@@ -330,10 +330,10 @@ def test_no_number_never_replaces_an_image_that_fools():
     model = Function(logits)
     x_adv, _, _ = descend(model, PGD(steps=6), x, y, [0.05, 0.1, 0.4])
     assert x_adv.isfinite().all()
-    fell = levels(model, x_adv, x, y, [0.05, 0.1, 0.4], "linf") < 3
+    fooled = levels(model, x_adv, x, y, [0.05, 0.1, 0.4], "linf") < 3
     starts = descend(model, PGD(steps=6), x, y, [0.4])[0]
-    assert torch.equal(fell, model.predict(starts) != y)
-    assert fell.any()
+    assert torch.equal(fooled, model.predict(starts) != y)
+    assert fooled.any()
 
 
 class Hungry(Function):
@@ -379,7 +379,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(pgd, most, erro
 def test_memory_may_run_out_in_the_middle(pgd, monkeypatch):
     monkeypatch.setitem(eps_descent.STRIDE, "cpu", 4)
     reference, _, _ = descend(MODEL, pgd, X, Y, BUDGETS)
-    # The stride in which it happens begins anew, from where the pool stood.
+    # The stride in which it happens starts again, from the state of the pool before it.
     model = Hungry(6, when=lambda call: call % 5 == 0)
     found, _, _ = descend(model, pgd, X, Y, BUDGETS)
     assert torch.equal(found, reference)

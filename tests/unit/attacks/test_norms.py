@@ -208,7 +208,7 @@ def test_one_image_alone_has_a_start(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_random_start_does_not_hang_on_the_default_dtype(norm):
+def test_random_start_does_not_depend_on_the_default_dtype(norm):
     x = clean(0)
 
     def start():
@@ -234,7 +234,7 @@ def test_random_points_are_drawn_on_the_images_device(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_random_start_hangs_on_the_generator_alone(norm):
+def test_random_start_depends_on_the_generator_alone(norm):
     x = clean(0)
     first, again, other = (
         random_start(x, 0.3, norm, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
@@ -256,7 +256,7 @@ def test_l2_step_has_length_one_whatever_the_scale(seed, scale):
     assert torch.allclose(cosine, gradient.double().flatten(1).norm(dim=1), rtol=1e-4)
 
 
-def test_l2_steps_do_not_hang_on_the_neighbours_scale():
+def test_l2_steps_do_not_depend_on_the_neighbours_scale():
     scales = torch.tensor([1e-30, 1.0, 1e30]).view(3, 1, 1, 1)
     step = steepest_ascent(wild(0, 3) * scales, "l2")
     assert torch.allclose(step.flatten(1).norm(dim=1), torch.ones(3), atol=1e-5)

@@ -99,7 +99,7 @@ def test_equals_torchattacks(norm, steps):
     ours, _, _ = attack(model, pgd, x, y, eps)
     start, end = (cross_entropy(model(images), y) for images in (x, theirs))
     assert (end > start).all()
-    # Where an iterate turned the prediction, ours keeps the turned one with the highest loss.
+    # Where an iterate fools the model, ours keeps the one of these with the highest loss.
     assert torch.allclose(ours, theirs, rtol=0, atol=2e-6)
 
 
@@ -184,7 +184,7 @@ def test_without_early_stop_every_sample_costs_the_same(steps, restarts, n):
 
 
 def test_samples_leave_as_they_fall():
-    x = pixels(0.7, 0.62, 0.5, 0.1)  # turned after 0, 1, 2 steps, and never
+    x = pixels(0.7, 0.62, 0.5, 0.1)  # misclassified after 0, 1, 2 steps, and never
     pgd = PGD(steps=4, step_size=0.1, random_start=False)
     x_adv, forwards, backwards = attack(COUNTED, pgd, x, torch.zeros(4).long(), 0.9)
     assert x_adv.flatten().tolist() == pytest.approx([0.7, 0.72, 0.7, 0.5])

@@ -61,21 +61,23 @@ def sigmoid(score):
     return 1 / (1 + np.exp(-score))
 
 
-def ascent_of_d(d, z, codes, divergence):
+def ascent_of_d(d, z, embeddings, divergence):
     """Of mean log D(z) - mean log D(z~), or of mean log D(z) + mean log(1 - D(z~)), to d and e."""
-    prior, ours = 1 - sigmoid(d[0] * z + d[1]), sigmoid(d[0] * codes + d[1])
+    prior, ours = 1 - sigmoid(d[0] * z + d[1]), sigmoid(d[0] * embeddings + d[1])
     if divergence == "wasserstein":
         ours = 1 - ours
-    return np.array([np.mean(prior * z) - np.mean(ours * codes), np.mean(prior) - np.mean(ours)])
+    return np.array(
+        [np.mean(prior * z) - np.mean(ours * embeddings), np.mean(prior) - np.mean(ours)]
+    )
 
 
 def descent_of_q_and_c(q, c, x, y):
     """Of the mean cross-entropy, to q and to c."""
-    codes = x @ q
-    logits = codes[:, None] * c
+    embeddings = x @ q
+    logits = embeddings[:, None] * c
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     slope = p - np.eye(2)[y]
-    return np.mean((slope @ c)[:, None] * x, 0), np.mean(slope * codes[:, None], 0)
+    return np.mean((slope @ c)[:, None] * x, 0), np.mean(slope * embeddings[:, None], 0)
 
 
 def ascent_of_q(q, d, x):
@@ -94,9 +96,9 @@ def flat(x):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_line_7_ascends_what_d_maximises_scaled_by_lambda(divergence):
     model = build(divergence=divergence, clip=10.0)
-    codes = model.encoder(X).detach()
-    estimate = model.update_discriminator(sgd(model.discriminator), Z, codes)
-    z, ours = flat(Z)[:, 0], flat(codes)[:, 0]
+    embeddings = model.encoder(X).detach()
+    estimate = model.update_discriminator(sgd(model.discriminator), Z, embeddings)
+    z, ours = flat(Z)[:, 0], flat(embeddings)[:, 0]
     gradient = ascent_of_d(np.array(START["d"]), z, ours, divergence)
     after = values(model)
     assert after["d"] == pytest.approx(np.array(START["d"]) + LR * LAM * gradient, rel=1e-5)
@@ -129,7 +131,7 @@ def test_jensen_shannon_does_not_clip():
 
 
 def test_jensen_shannon_estimates_the_divergence_of_known_distributions():
-    """Prior codes at 1, own codes at -1: the best D tells them apart, and JS is log 2."""
+    """Prior embeddings at 1, own embeddings at -1: the best D tells them apart, and JS is log 2."""
     model = build(divergence="jensen-shannon")
     ones = torch.ones(4, 1)
     for weight, expected in ((50.0, np.log(2)), (0.0, 0.0)):
@@ -145,8 +147,8 @@ def test_jensen_shannon_estimates_the_divergence_of_known_distributions():
 
 def test_line_8_descends_the_cross_entropy_of_q_and_c():
     model = build()
-    codes, loss = model.classification(X, None, Y)
-    assert torch.equal(codes, model.encoder(X))
+    embeddings, loss = model.classification(X, None, Y)
+    assert torch.equal(embeddings, model.encoder(X))
     model.update_classification(sgd(model.encoder), sgd(model.classifier), loss)
     to_q, to_c = descent_of_q_and_c(np.array(START["q"]), np.array(START["c"]), flat(X), Y.numpy())
     after = values(model)
@@ -157,17 +159,17 @@ def test_line_8_descends_the_cross_entropy_of_q_and_c():
 
 def test_with_adversarial_training_the_loss_is_the_mean_of_clean_and_adversarial():
     model = build()
-    codes, loss = model.classification(X, ATTACKED, Y)
+    embeddings, loss = model.classification(X, ATTACKED, Y)
     clean, attacked = (F.cross_entropy(model(images), Y) for images in (X, ATTACKED))
     assert loss.item() == pytest.approx((clean.item() + attacked.item()) / 2, rel=1e-6)
-    assert torch.equal(codes, model.encoder(ATTACKED))  # what the regulariser sees
+    assert torch.equal(embeddings, model.encoder(ATTACKED))  # what the regulariser sees
 
 
 # --- line 9
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_line_9_ascends_log_d_of_the_codes_and_moves_q_alone(divergence):
+def test_line_9_ascends_log_d_of_the_embeddings_and_moves_q_alone(divergence):
     model = build(divergence=divergence)
     model.update_encoder(sgd(model.encoder), X)
     gradient = ascent_of_q(np.array(START["q"]), START["d"], flat(X))

@@ -88,10 +88,10 @@ def test_the_form_is_found_and_the_model_attacked(after, form):
     )
     for outcome in outcomes:
         assert (outcome.notes == form.note) or form.note in outcome.notes
-    fell = [int(outcome.success.sum()) for outcome in outcomes]
+    fooled = [int(outcome.success.sum()) for outcome in outcomes]
     if form.slope:
-        assert fell[-1] > len(X) / 2
-    assert fell[0] == 0
+        assert fooled[-1] > len(X) / 2
+    assert fooled[0] == 0
 
 
 def test_probabilities_are_attacked_as_their_logits_are():

@@ -61,11 +61,11 @@ def test_all_are_registered():
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 @pytest.mark.parametrize("name", OURS)
-def test_logits_labels_and_codes_for_every_dataset(name, info):
+def test_logits_labels_and_embeddings_for_every_dataset(name, info):
     model = build(name, info)
     x = images(2, info.shape)
     with torch.no_grad():
-        logits, labels, codes = model(x), model.predict(x), model.embed(x)
+        logits, labels, embeddings = model(x), model.predict(x), model.embed(x)
     assert logits.shape == (2, info.n_classes)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
@@ -73,9 +73,9 @@ def test_logits_labels_and_codes_for_every_dataset(name, info):
     assert torch.equal(labels, logits.argmax(1))
     assert torch.equal(model.surrogate(x), logits)
     if name in ("undefended", "madry"):
-        assert codes is None
+        assert embeddings is None
     else:
-        assert codes.shape == (2, 16)
+        assert embeddings.shape == (2, 16)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -340,7 +340,7 @@ def test_the_log_has_the_held_out_codes_distance_from_the_prior(name):
 
 
 @pytest.mark.parametrize("cls", [OTClassifierAdv, Madry])
-def test_adversarial_training_attacks_the_model_as_it_stands(cls):
+def test_adversarial_training_attacks_the_model_in_its_present_state(cls):
     info = DIGITS.info
     settings = TrainingSettings(adversary_eps=0.2, adversary_steps=2)
     model = cls(info, training=settings, width=0.1)

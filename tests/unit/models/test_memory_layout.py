@@ -1,4 +1,4 @@
-"""Networks that do not bear channels-last memory, and scripted ones: trained, attacked, audited."""
+"""Networks that fail in channels-last memory, and scripted ones: trained, attacked, audited."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -304,7 +304,7 @@ def test_another_error_is_not_taken_for_the_layout(tmp_path):
 
 
 def test_the_conformance_suite_says_which_layout_is_not_borne():
-    with pytest.warns(UserWarning, match="does not bear channels-last memory"):
+    with pytest.warns(UserWarning, match="does not work in channels-last memory"):
         findings = check_defense(ViewingConforming, COLOUR)
     assert [finding for finding in findings if "channels-last" in finding]
 

@@ -212,7 +212,7 @@ class BadSurrogate(Good):
         return super().surrogate(x).sum(1)
 
 
-class FlatCodes(Good):
+class FlatEmbeddings(Good):
     def embed(self, x):
         return x.flatten()
 
@@ -297,7 +297,7 @@ class SpoilsData(Good):
     ("cls", "rule"),
     [
         (nn.Linear, "not a subclass of benchmark.Defense"),
-        (WrongShape, r"logits of shape \(8, 10\), got torch.float32 \(8, 5\)"),
+        (WrongShape, r"logits of shape \(8, 10\), got torch.float32 of shape \(8, 5\)"),
         (WrongDtype, "forward must return float32, got torch.float64"),
         (NotFinite, "a logit that is not finite"),
         (Squeezed, r"forward of one image must return logits of shape \(1, 10\)"),
@@ -314,11 +314,11 @@ class SpoilsData(Good):
         (Detached, "surrogate must be differentiable"),
         (Quantised, "attacks would be blind"),
         (BadSurrogate, "surrogate must return logits of shape"),
-        (FlatCodes, r"embed must return None or codes of shape \(8, k\)"),
+        (FlatEmbeddings, r"embed must return None or embeddings of shape \(8, k\)"),
         (HiddenState, "what fit learns must be parameters or buffers"),
         (ExtraState, "the state dict's _extra_state is not a tensor"),
         (GrowingState, "its state dict cannot be kept: .*size mismatch for seen"),
-        (NoLog, "fit must return a TrainingLog, got NoneType"),
+        (NoLog, "fit must return a TrainingLog, got a NoneType"),
         (Diverges, "after fit, linear.bias is not finite"),
         (Freezes, "requires_grad as it was; changed: linear.weight, linear.bias"),
         (SeedsGlobally, "fit changed the global random state of torch"),
@@ -527,14 +527,14 @@ class BlackOnWrong(LineSearch):
         (Doubles(), "must return torch.float32, got torch.float64"),
         (Flattens(), r"must return images of shape \(8, 1, 28, 28\)"),
         (OneOnly(), "on a batch of one: it must return images of shape"),
-        (NoNumber(), "a pixel that is no number"),
+        (NoNumber(), "a pixel that is not finite"),
         (WritesImages(), "not modify the images"),
         (WritesLabels(), "not modify the labels"),
         (MovesWeights(), "parameters alone; changed weight"),
         (LeavesGradients(), "no gradient on the model's parameters"),
         (TrainsModel(), "leave the model in evaluation mode"),
         (Descends(), "worse than the clean image"),
-        (DoesNothing(), "turned none of 8 images"),
+        (DoesNothing(), "found an adversarial example for none of 8 images"),
         (OwnRandomness(), "the same generator and seed must give the same images"),
         (BlackOnWrong(), "that the model got wrong is right after the attack"),
     ],

@@ -17,7 +17,7 @@ from benchmark.models.loader import load_defense
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.seeding import generator, seeded
-from benchmark.training import TrainingSettings, resume, train
+from benchmark.training import TrainingSettings, resume, state_file, train
 from benchmark.training import fit as training_fit
 from benchmark.training.resume import Phase, keeping, once
 
@@ -235,7 +235,7 @@ def test_a_damaged_state_is_said_in_a_line_and_training_starts_anew(tmp_path, da
     assert same(small("undefended"), small("undefended", tmp_path, watched))
     first = watched.said[0]
     assert first.startswith(f"it: cannot go on from {path} (")
-    assert first.endswith("); training starts anew")
+    assert first.endswith("); training starts again")
     assert "\n" not in first
 
 
@@ -283,7 +283,7 @@ def test_writing_takes_at_most_a_twentieth_of_the_time(tmp_path, monkeypatch):
         now[0] += 1.0  # a slow disk
         written.append(now[0])
 
-    monkeypatch.setattr(resume, "write_atomic", write)
+    monkeypatch.setattr(state_file, "write_atomic", write)
     with keeping(tmp_path / "key", "it", Progress()):
         phase = Phase([], (), epochs=100, device=torch.device("cpu"))
         phase.restore()
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(resume, "write_atomic", full)
+    monkeypatch.setattr(state_file, "write_atomic", full)
     watched = Watched()
     assert same(small("undefended"), small("undefended", tmp_path, watched))
     (line,) = watched.said
