@@ -307,7 +307,8 @@ def _figure5(frame: pd.DataFrame) -> Drawn:
         code_legend(figure, colour)
         alt = (
             "Figure 5: t-SNE of test embeddings; rows E-CLA and OT-Classifier, columns clean"
-            " and under l-inf PGD for MNIST and for CIFAR10; misclassified images are down triangles."
+            " and under l-inf PGD for MNIST and for CIFAR10; misclassified images are down"
+            " triangles."
             f" {' '.join(words)}"
         )
         return Drawn(Picture(*render(figure), alt), tuple(dict.fromkeys(runs)))

@@ -387,8 +387,8 @@ def _strongest(context: RunContext, cases: Iterable[WorstCase]) -> TextTable:
     header = ["defense", "norm", "eps", "strongest attack", "share of the fooled images"]
     header += ["only it fooled", "only others fooled", "n"]
     caption = (
-        "Where several attacks went in: which fooled the model on most images that were right without"
-        " an attack, and how much of the worst case it reaches alone"
+        "Where several attacks went in: which fooled the model on most images that were right"
+        " without an attack, and how much of the worst case it reaches alone"
     )
     return TextTable(caption, header, rows)
 
