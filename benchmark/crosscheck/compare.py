@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.attacks.base import Attack, MinimalAttack
 from benchmark.attacks.loader import load_attack
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import tolerance
+from benchmark.config.threat import reach
 from benchmark.crosscheck.attempts import Attempt, Scene, attempt, new_evidence, warm_up
 from benchmark.crosscheck.findings import Evidence, Gap, findings
 from benchmark.crosscheck.gradients import Gradients, add_gap
@@ -204,7 +204,7 @@ class _State:
 
     def success(self, found: Attempt, eps: float) -> Tensor:
         """Return which images fell within ``eps`` (n,): clean errors do at any."""
-        return ~self.scene.correct | (found.success & (found.distance <= eps + tolerance(eps)))
+        return ~self.scene.correct | (found.success & (found.distance <= reach(eps)))
 
     def _samples(self, name: str, eps: float, found: Attempt, digests: list[str]) -> pd.DataFrame:
         columns = {

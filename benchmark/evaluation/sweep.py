@@ -1,16 +1,16 @@
 """The eps sweep: one attack, one defense, every budget, every sample's outcome.
 
-The harness judges here: it scores the images that the attack returned with ``predict``, checks
-that they lie in the box and in the ball, and projects what does not. A sample that the model gets
-wrong without any attack counts as a success at distance 0, and the denominator is always n.
+Each batch is attacked and judged by :func:`benchmark.evaluation.scoring.attack_batch`. A sample
+that the model gets wrong without any attack counts as a success at distance 0, and the denominator
+is always n.
 
 An image that fools a deterministic defense at eps fools it at every larger eps, so it is kept and
-re-scored, not searched again. How much that saves is the attack's to say:
+not searched again. How much that saves depends on the attack:
 
 - An attack that serves sweeps (:class:`~benchmark.attacks.base.SweepAttack`, such as PGD) searches
   every sample once, from the largest ball downwards (:mod:`benchmark.attacks.eps_descent`).
 - Any other budget attack, such as another library's, is run at each eps in ascending order over
-  the samples that still stand.
+  the samples that are still classified correctly.
 - A minimal-distortion attack runs once.
 - A stochastic defense is attacked from scratch at every eps, because keeping each lucky draw would
   count them up. An ``exact`` sweep does so with every defense, as other libraries would.
@@ -19,14 +19,13 @@ What runs once is judged at every eps by its distance, and its queries count in 
 eps 0 every attack has the clean image and nothing else.
 
 Batches are halved when memory runs out (:mod:`benchmark.batching`). An attack that draws its random
-numbers from the sweep's generator has batches of one size on every device, so that what it draws
-does not depend on how much memory happens to be free.
+numbers from the sweep's generator has batches of one size on every device, so that its draws do not
+depend on how much memory happens to be free.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,32 +33,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack, SweepAttack
+from benchmark.attacks.base import Attack, MinimalAttack, SweepAttack
 from benchmark.attacks.losses import margin
-from benchmark.attacks.norms import distance
-from benchmark.attacks.view import AttackView, attack_view
 from benchmark.batching import BATCH_SIZE, Batches, gpu_batch_size
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import tolerance
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
 from benchmark.evaluation.scoring import (
     NOT_A_NUMBER,
+    CleanPredictions,
+    Judged,
+    Searching,
+    ViewSettings,
     Violation,
-    check_batch,
-    enforce_threat_model,
-    inside_for,
-    predict,
+    adversarial,
+    attack_batch,
+    searching,
 )
 from benchmark.hashing import derive_seed
-from benchmark.models.contract import labels, modes
 from benchmark.models.defense import Defense
 from benchmark.progress import Advance, Progress
 from benchmark.results.pictures import PICTURED
 from benchmark.seeding import generator, seeded
 
 CHUNK = 16
-"""So many batches a sweeping attack receives at once: it keeps its own full from among them."""
+"""Batches that a sweeping attack receives at once; it refills its own from among them."""
 
 
 @dataclass(frozen=True)
@@ -104,23 +102,24 @@ class _Images:
         pixels = data.head(min(PICTURED, len(data))).x().cpu()
         return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
 
-    def at_rest(self, pred: Tensor, data: ImageDataset) -> "_Images":
-        """Return the clean images, at the cost of what was searched."""
+    def at_zero(self, pred: Tensor, data: ImageDataset) -> "_Images":
+        """Return the clean images, all that there is at eps 0, at the cost of the search."""
         clean = _Images.clean(pred, data)
         return replace(clean, forwards=self.forwards, backwards=self.backwards)
 
-    def put(self, rows: Tensor, scored: "_Images") -> None:
-        """Take over what a batch gave; ``rows`` ascend, so those with pixels are its first."""
-        self.pred[rows] = scored.pred
-        self.distance[rows] = scored.distance
-        self.forwards[rows] = scored.forwards
-        self.backwards[rows] = scored.backwards
-        self.pixels[rows[: len(scored.pixels)]] = scored.pixels
+    def put(self, rows: Tensor, judged: Judged) -> None:
+        """Take over a batch; ``rows`` ascend, so the pictured images are its first."""
+        self.pred[rows] = judged.pred
+        self.distance[rows] = judged.distance
+        self.forwards[rows] = judged.forwards
+        self.backwards[rows] = judged.backwards
+        pictured = rows[rows < PICTURED]
+        self.pixels[pictured] = judged.x_adv[: len(pictured)].cpu()
 
-    def keep(self, fell: Tensor, before: "_Images") -> None:
-        """Take over the images that fell before (a mask over all), at no new cost."""
-        self.pred[fell], self.distance[fell] = before.pred[fell], before.distance[fell]
-        first = fell[: len(self.pixels)]
+    def keep(self, fooled: Tensor, before: "_Images") -> None:
+        """Take over what was misclassified before (a mask over all images), at no new cost."""
+        self.pred[fooled], self.distance[fooled] = before.pred[fooled], before.distance[fooled]
+        first = fooled[: len(self.pixels)]
         self.pixels[first] = before.pixels[first]
 
 
@@ -133,31 +132,34 @@ def sweep(
     seed_at: Callable[[float], int],
     progress: Progress,
     exact: bool = False,
+    clean: CleanPredictions | None = None,
 ) -> Iterator[Outcome]:
     """Attack the images of ``data`` at every eps of ``spec``; yield an outcome per eps, ascending.
 
     An ``exact`` sweep attacks every image from scratch at every eps. ``seed_at`` maps eps to the
-    cell's seed. The defense must be in evaluation mode and on the data's device. Whatever the
-    attack raises passes through.
+    cell's seed, and ``clean`` keeps the defense's clean predictions from sweep to sweep. The
+    defense must be in evaluation mode and on the data's device. Whatever the attack raises passes
+    through.
     """
+    clean = clean or CleanPredictions(defense)
     with seeded(seed_at(0.0), data.device, defense):
-        pred_clean = predict(defense, data)
-    correct = pred_clean == data.labels.cpu()
-    search = _Search(defense, attack, spec, data, inside_for(defense, spec, data))
+        pred_clean = clean.of(data)
+    labels = data.labels.cpu()
+    correct = pred_clean == labels
+    search = _Search(defense, attack, spec, data)
     budgets = spec.threat.eps
     cells = _cells_of(attack, defense, exact=exact)
     with progress.task("attacking", len(budgets) * len(data)) as advance:
         start = time.perf_counter()
         for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
             if eps == 0:
-                found = found.at_rest(pred_clean, data)
-            fooled = (found.pred != data.labels.cpu()) & (found.distance <= tolerance(eps) + eps)
+                found = found.at_zero(pred_clean, data)
             yield Outcome(
                 eps=eps,
                 pred_clean=pred_clean,
                 pred_adv=found.pred,
                 correct=correct,
-                success=~correct | fooled,
+                success=~correct | adversarial(found.pred, labels, found.distance, eps),
                 distance=found.distance,
                 n_forward=found.forwards,
                 n_backward=found.backwards,
@@ -167,9 +169,6 @@ def sweep(
                 search_dtype=search.dtype.removeprefix("torch."),
             )
             start = time.perf_counter()
-
-
-_Searching = Callable[[AttackView, Tensor, Tensor], Tensor]
 
 
 _Cells = Iterator[tuple[float, _Images]]
@@ -195,11 +194,11 @@ def _exact_cells(
     advance: Advance,
 ) -> _Cells:
     """Attack every sample at every eps from scratch."""
-    standing = correct.nonzero().flatten()
+    remaining = correct.nonzero().flatten()
     for eps in budgets:
         found = _Images.clean(pred_clean, search.data)
-        advance(len(correct) - len(standing), f"eps {eps:g}")
-        search.fill(found, standing, eps, seed_at(eps), advance)
+        advance(len(correct) - len(remaining), f"eps {eps:g}")
+        search.fill(found, remaining, eps, seed_at(eps), advance)
         yield eps, found
 
 
@@ -211,16 +210,16 @@ def _ascending_cells(
     seed_at: Callable[[float], int],
     advance: Advance,
 ) -> _Cells:
-    """Attack the samples that still stand at each eps; keep what fell."""
+    """Attack the samples that are still classified correctly at each eps; keep the others."""
     kept = _Images.clean(pred_clean, search.data)
     labels = search.data.labels.cpu()
     for eps in budgets:
         found = _Images.clean(pred_clean, search.data)
-        fell = kept.pred != labels
-        found.keep(fell, kept)
-        standing = (correct & ~fell).nonzero().flatten()
-        advance(len(labels) - len(standing), f"eps {eps:g}")
-        search.fill(found, standing, eps, seed_at(eps), advance)
+        fooled = kept.pred != labels
+        found.keep(fooled, kept)
+        remaining = (correct & ~fooled).nonzero().flatten()
+        advance(len(labels) - len(remaining), f"eps {eps:g}")
+        search.fill(found, remaining, eps, seed_at(eps), advance)
         kept = found
         yield eps, found
 
@@ -235,9 +234,9 @@ def _single_cells(
 ) -> _Cells:
     """Search every sample once; the queries count in the first cell."""
     found = _Images.clean(pred_clean, search.data)
-    standing = correct.nonzero().flatten()
-    advance(len(correct) - len(standing), "nearest adversarial images")
-    search.fill(found, standing, math.inf, seed_at(math.inf), advance)
+    remaining = correct.nonzero().flatten()
+    advance(len(correct) - len(remaining), "nearest adversarial images")
+    search.fill(found, remaining, math.inf, seed_at(math.inf), advance)
     for index, eps in enumerate(budgets):
         if index:
             advance(len(correct))
@@ -250,97 +249,77 @@ def _single_cells(
 
 
 class _Search:
-    """Runs the attack batch by batch and judges what it returns."""
+    """Runs the attack batch by batch."""
 
     def __init__(
-        self,
-        defense: Defense,
-        attack: Attack,
-        spec: AttackSpec,
-        data: ImageDataset,
-        inside: float,
+        self, defense: Defense, attack: Attack, spec: AttackSpec, data: ImageDataset
     ) -> None:
         self.defense = defense
         self.attack = attack
         self.spec = spec
         self.data = data
-        self.inside = inside
+        self.settings = ViewSettings.of(defense, spec, data)
         self.notes: dict[str, tuple[int, float]] = {}
         self.dropped = 0
         self.dtype = ""
         self.batches = Batches(BATCH_SIZE)
 
     def fill(
-        self, found: _Images, standing: Tensor, eps: float, seed: int, advance: Advance
+        self, found: _Images, remaining: Tensor, eps: float, seed: int, advance: Advance
     ) -> None:
-        """Put what the attack finds for the rows ``standing`` into ``found``.
+        """Put what the attack finds for the rows ``remaining`` into ``found``.
 
         ``eps`` is the budget, infinite where one search serves all.
         """
-        if eps == 0 or len(standing) == 0:
-            # The only image in the ball is the clean one; and an empty batch is more than a
-            # plugin has to cope with.
-            advance(len(standing))
-            return
         once = math.isinf(eps) and isinstance(self.attack, SweepAttack)
         budgets = [budget for budget in self.spec.threat.eps if budget > 0]
-        if once and not budgets:
-            advance(len(standing))
+        # At eps 0 there is only the clean image, and no plugin has to cope with an empty batch.
+        if eps == 0 or len(remaining) == 0 or (once and not budgets):
+            advance(len(remaining))
             return
         device = self.data.device
         rng = generator(seed, device)
 
         def search(rows: Tensor) -> None:
-            self._attack(found, rows, eps, lambda view, x, y: self._search(view, x, y, eps, rng))
+            self._attack(found, rows, eps, searching(self.attack, eps, rng))
             advance(len(rows))
 
         # For libraries that take no generator, and for the defense's own noise.
         with seeded(seed, device, self.defense):
             if once:
-                self._descend(found, standing, budgets, seed, advance)
+                self._descend(found, remaining, budgets, seed, advance)
             else:
-                self.batches.each(standing, search, rng=rng)
-        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(standing):
+                self.batches.each(remaining, search, rng=rng)
+        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(remaining):
             raise PluginError(
-                f"the attack returned no number for all {len(standing)} images that it was given"
+                f"the attack returned NaN or infinity for all {len(remaining)} images that it was"
+                " given"
             )
 
-    def _attack(self, found: _Images, rows: Tensor, eps: float, search: _Searching) -> None:
+    def _attack(self, found: _Images, rows: Tensor, eps: float, search: Searching) -> None:
         """Put what ``search`` finds for ``rows`` into ``found``, judged."""
         on_device = rows.to(self.data.device)
-        x, y = self.data.x(on_device), self.data.labels[on_device]
-        with self._view(len(x)) as view:
-            before = modes(self.defense)
-            x_adv = search(view, x, y)
-            check_batch(view, self.data, on_device, (x, y), before)
-            forwards, backwards = view.counts()
-            self.dropped += view.dropped()
-            if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
-                self.dtype = str(view.dtype)
-        x_adv, violations = enforce_threat_model(x_adv, x, eps, self.spec.threat.norm)
-        far = distance(x_adv, x, self.spec.threat.norm).cpu()
-        pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
-        n_classes = self.data.info.n_classes
-        pred = self.batches.each(x_adv, lambda part: labels(self.defense, part, n_classes))
-        found.put(rows, _Images(torch.cat(pred), far, forwards, backwards, pixels))
-        self._note(violations)
-
-    def _view(self, rows: int) -> AbstractContextManager[AttackView]:
-        spec = self.spec
-        return attack_view(self.defense, rows, eot=spec.eot, bpda=spec.bpda, inside=self.inside)
-
-    def _search(
-        self, view: AttackView, x: Tensor, y: Tensor, eps: float, rng: torch.Generator
-    ) -> Tensor:
-        if isinstance(self.attack, BudgetAttack):
-            return self.attack.run(view, x, y, eps=eps, generator=rng)
-        assert isinstance(self.attack, MinimalAttack)
-        return self.attack.run(view, x, y, generator=rng)
+        judged = attack_batch(
+            self.defense,
+            search,
+            self.data.x(on_device),
+            self.data.labels[on_device],
+            eps=eps,
+            norm=self.spec.threat.norm,
+            n_classes=self.data.info.n_classes,
+            settings=self.settings,
+            batches=self.batches,
+        )
+        found.put(rows, judged)
+        self.dropped += judged.dropped
+        if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
+            self.dtype = str(judged.dtype)
+        self._note(judged.violations)
 
     def _descend(
         self,
         found: _Images,
-        standing: Tensor,
+        remaining: Tensor,
         budgets: Sequence[float],
         seed: int,
         advance: Advance,
@@ -348,8 +327,8 @@ class _Search:
         """Search for all of ``budgets`` at once."""
         attack = self.attack
         assert isinstance(attack, SweepAttack)
-        size = self._size(standing)
-        for rows in torch.split(standing, CHUNK * size):
+        size = self._size(remaining)
+        for rows in torch.split(remaining, CHUNK * size):
             samples = self.data.sample_ids[rows.to(self.data.device)].tolist()
             options: dict[str, Any] = {
                 "budgets": budgets,
@@ -359,18 +338,18 @@ class _Search:
             }
             self._attack(found, rows, math.inf, partial(attack.descend, **options))
 
-    def _size(self, standing: Tensor) -> int:
-        """Return how many images are searched at a time where results do not hang on it."""
+    def _size(self, remaining: Tensor) -> int:
+        """Return how many images are searched at a time where results do not depend on it."""
         device = self.data.device
         if device.type != "cuda":
             return BATCH_SIZE
 
         def probe(n: int) -> None:
-            rows = standing[:n].to(device)
-            with self._view(n) as view:
+            rows = remaining[:n].to(device)
+            with self.settings.view(self.defense, n) as view:
                 view.gradient(self.data.x(rows), self.data.labels[rows], margin)
 
-        return gpu_batch_size(device, len(standing), probe)
+        return gpu_batch_size(device, len(remaining), probe)
 
     def _note(self, violations: Sequence[Violation]) -> None:
         for violation in violations:
@@ -385,17 +364,17 @@ class _Search:
         ]
         if self.defense.stochastic and isinstance(self.attack, MinimalAttack):
             lines.append(
-                "the nearest adversarial image stands on the boundary, where this defense's noise"
-                " decides anew: a high accuracy here says that the attack stopped short"
+                "the nearest adversarial image lies on the boundary, where this defense's noise"
+                " decides again: a high accuracy here says that the attack stopped short"
             )
         if self.dropped:
             lines.append(
                 f"the gradient held NaN or infinity at {self.dropped} images: those entries were"
                 " dropped"
             )
-        if self.inside:
+        if inside := self.settings.inside:
             lines.append(
-                f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
+                f"the defense clamps its input: gradients were taken {inside:g} inside the box"
             )
         if self.defense.answer_form.note:
             lines.append(self.defense.answer_form.note)
