@@ -96,17 +96,6 @@ class _Images:
     backwards: Tensor
     pixels: Tensor
 
-    @classmethod
-    def clean(cls, pred: Tensor, data: ImageDataset) -> "_Images":
-        zeros = torch.zeros_like(pred)
-        pixels = data.head(min(PICTURED, len(data))).x().cpu()
-        return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
-
-    def at_zero(self, pred: Tensor, data: ImageDataset) -> "_Images":
-        """Return the clean images, all that there is at eps 0, at the cost of the search."""
-        clean = _Images.clean(pred, data)
-        return replace(clean, forwards=self.forwards, backwards=self.backwards)
-
     def put(self, rows: Tensor, judged: Judged) -> None:
         """Take over a batch; ``rows`` ascend, so the pictured images are its first."""
         self.pred[rows] = judged.pred
@@ -144,22 +133,20 @@ def sweep(
     clean = clean or CleanPredictions(defense)
     with seeded(seed_at(0.0), data.device, defense):
         pred_clean = clean.of(data)
-    labels = data.labels.cpu()
-    correct = pred_clean == labels
-    search = _Search(defense, attack, spec, data)
-    budgets = spec.threat.eps
+    search = _Search(defense, attack, spec, data, pred_clean)
     cells = _cells_of(attack, defense, exact=exact)
-    with progress.task("attacking", len(budgets) * len(data)) as advance:
+    with progress.task("attacking", len(spec.threat.eps) * len(data)) as advance:
         start = time.perf_counter()
-        for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
-            if eps == 0:
-                found = found.at_zero(pred_clean, data)
+        for eps, found in cells(search, seed_at, advance):
+            if eps == 0:  # there is only the clean image, at the cost of the search
+                found = replace(search.clean(), forwards=found.forwards, backwards=found.backwards)
+            fooled = adversarial(found.pred, search.labels, found.distance, eps)
             yield Outcome(
                 eps=eps,
                 pred_clean=pred_clean,
                 pred_adv=found.pred,
-                correct=correct,
-                success=~correct | adversarial(found.pred, labels, found.distance, eps),
+                correct=search.correct,
+                success=~search.correct | fooled,
                 distance=found.distance,
                 n_forward=found.forwards,
                 n_backward=found.backwards,
@@ -175,76 +162,43 @@ _Cells = Iterator[tuple[float, _Images]]
 
 
 def _cells_of(attack: Attack, defense: Defense, *, exact: bool) -> Callable[..., _Cells]:
-    """Choose how the sweep is walked (see the module's docstring)."""
+    """Choose the schedule of the sweep (see the module's docstring)."""
     if isinstance(attack, MinimalAttack):
         return _single_cells
     if exact or defense.stochastic:
-        return _exact_cells
+        return partial(_separate_cells, keep=False)
     if isinstance(attack, SweepAttack) and attack.serves_sweeps:
         return _single_cells
-    return _ascending_cells
+    return partial(_separate_cells, keep=True)
 
 
-def _exact_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
+def _separate_cells(
+    search: "_Search", seed_at: Callable[[float], int], advance: Advance, *, keep: bool
 ) -> _Cells:
-    """Attack every sample at every eps from scratch."""
-    remaining = correct.nonzero().flatten()
-    for eps in budgets:
-        found = _Images.clean(pred_clean, search.data)
-        advance(len(correct) - len(remaining), f"eps {eps:g}")
+    """Search at each eps by itself; ``keep`` what was misclassified at a smaller one, or not."""
+    before = search.clean()
+    for eps in search.spec.threat.eps:
+        found = search.clean()
+        fooled = before.pred != search.labels
+        found.keep(fooled, before)
+        remaining = (search.correct & ~fooled).nonzero().flatten()
+        advance(len(fooled) - len(remaining), f"eps {eps:g}")
         search.fill(found, remaining, eps, seed_at(eps), advance)
+        before = found if keep else before
         yield eps, found
 
 
-def _ascending_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
-) -> _Cells:
-    """Attack the samples that are still classified correctly at each eps; keep the others."""
-    kept = _Images.clean(pred_clean, search.data)
-    labels = search.data.labels.cpu()
-    for eps in budgets:
-        found = _Images.clean(pred_clean, search.data)
-        fooled = kept.pred != labels
-        found.keep(fooled, kept)
-        remaining = (correct & ~fooled).nonzero().flatten()
-        advance(len(labels) - len(remaining), f"eps {eps:g}")
-        search.fill(found, remaining, eps, seed_at(eps), advance)
-        kept = found
-        yield eps, found
-
-
-def _single_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
-) -> _Cells:
+def _single_cells(search: "_Search", seed_at: Callable[[float], int], advance: Advance) -> _Cells:
     """Search every sample once; the queries count in the first cell."""
-    found = _Images.clean(pred_clean, search.data)
-    remaining = correct.nonzero().flatten()
-    advance(len(correct) - len(remaining), "nearest adversarial images")
+    found, n = search.clean(), len(search.data)
+    remaining = search.correct.nonzero().flatten()
+    advance(n - len(remaining), "nearest adversarial images")
     search.fill(found, remaining, math.inf, seed_at(math.inf), advance)
-    for index, eps in enumerate(budgets):
+    for index, eps in enumerate(search.spec.threat.eps):
         if index:
-            advance(len(correct))
-            found = replace(
-                found,
-                forwards=torch.zeros_like(found.forwards),
-                backwards=torch.zeros_like(found.backwards),
-            )
+            advance(n)
+            zeros = torch.zeros_like(found.forwards)
+            found = replace(found, forwards=zeros, backwards=zeros.clone())
         yield eps, found
 
 
@@ -252,17 +206,31 @@ class _Search:
     """Runs the attack batch by batch."""
 
     def __init__(
-        self, defense: Defense, attack: Attack, spec: AttackSpec, data: ImageDataset
+        self,
+        defense: Defense,
+        attack: Attack,
+        spec: AttackSpec,
+        data: ImageDataset,
+        pred_clean: Tensor,
     ) -> None:
         self.defense = defense
         self.attack = attack
         self.spec = spec
         self.data = data
+        self.labels = data.labels.cpu()
+        self.pred_clean = pred_clean
+        self.correct = pred_clean == self.labels
         self.settings = ViewSettings.of(defense, spec, data)
         self.notes: dict[str, tuple[int, float]] = {}
         self.dropped = 0
         self.dtype = ""
         self.batches = Batches(BATCH_SIZE)
+
+    def clean(self) -> _Images:
+        """Return the images as they are before any search, at no cost."""
+        zeros = torch.zeros_like(self.pred_clean)
+        pixels = self.data.head(min(PICTURED, len(self.data))).x().cpu()
+        return _Images(self.pred_clean.clone(), zeros.double(), zeros, zeros.clone(), pixels)
 
     def fill(
         self, found: _Images, remaining: Tensor, eps: float, seed: int, advance: Advance
