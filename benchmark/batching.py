@@ -13,16 +13,18 @@ from benchmark.machine_errors import out_of_memory
 Result = TypeVar("Result")
 
 
-LARGEST = 4096
-"""A GPU is full long before; more would only let a sample wait for others."""
+BATCH_SIZE = 256
+"""Images at a time on the CPU, and on every device where the random numbers depend on it
+(docs/constants.md)."""
 
+LARGEST = 4096
+"""Images at a time on a GPU, at most: it is full long before."""
 
 SHARE = 0.5
-"""The share of the free memory that a batch may take: blocks are not all of a size."""
-
+"""The share of the free memory that a batch may take, since blocks differ in size."""
 
 PROBED = 32
-"""So many images tell what one takes."""
+"""Images from which the memory per image is measured."""
 
 
 class Batches:
@@ -87,8 +89,7 @@ def release() -> None:
 def gpu_batch_size(device: torch.device, n: int, probe: Callable[[int], object]) -> int:
     """Return how many of a search's ``n`` images the free memory of a GPU holds at a time.
 
-    ``probe`` computes as many images as it is told, just as the search will: what it allocates
-    tells.
+    ``probe`` computes a given number of images as the search will; its allocations are measured.
     """
     few = min(n, PROBED)
     probe(few)  # the first pass also allocates what does not grow with the batch
@@ -126,11 +127,3 @@ def _draws(rng: torch.Generator | None, device: torch.device) -> Callable[[], No
             torch.cuda.set_rng_state(on_gpu, device)
 
     return rewind
-
-
-BATCH_SIZE = 256
-"""So many images at a time on the CPU, and on every device where the random numbers hang on it.
-
-Measured on one core with two CNNs of MNIST: the best of 64, 128, 256 and 512 for a forward and a
-backward pass is at most 9 % faster per image, and single images take three to twelve times as long.
-"""

@@ -1,5 +1,6 @@
 """What the commands print in tables on standard output."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -36,3 +37,11 @@ def print_table(title: str, table: Table) -> None:
     console = plain_console()
     console.print(title, soft_wrap=True)
     console.print(table)
+
+
+def numbers_table(first: str, others: Sequence[str]) -> Table:
+    """Return an open table: the column ``first`` on the left, the ``others`` right-aligned."""
+    table = Table(first, box=None, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

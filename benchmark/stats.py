@@ -1,7 +1,7 @@
 """How sure a number is: intervals for a share of images, paired tests, intervals over trainings.
 
-Nothing here needs torch; scipy and statsmodels take a second or two to import, so only who asks
-for a number pays for them.
+Nothing here needs torch; scipy and statsmodels, which take a second or two to import, are imported
+where they are used.
 """
 
 import math

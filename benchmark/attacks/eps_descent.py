@@ -33,7 +33,7 @@ from benchmark.attacks.norms import distance, per_sample, project, steepest_asce
 from benchmark.attacks.precision import search_dtype
 from benchmark.attacks.view import AttackView
 from benchmark.batching import halved, release
-from benchmark.config.threat import tolerance
+from benchmark.config.threat import reach
 from benchmark.seeding import generator
 
 WALK = 0.15
@@ -269,10 +269,10 @@ class _Ladder:
 
     @classmethod
     def of(cls, budgets: Sequence[float], device: torch.device) -> "_Ladder":
-        reach = [eps + tolerance(eps) for eps in budgets]
+        most = [reach(eps) for eps in budgets]
         return cls(
             torch.tensor(budgets, dtype=torch.float32, device=device),
-            torch.tensor(reach, dtype=torch.float64, device=device),
+            torch.tensor(most, dtype=torch.float64, device=device),
         )
 
     @property

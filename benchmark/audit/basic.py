@@ -24,7 +24,7 @@ from benchmark.audit.verdict import Verdict, judge
 from benchmark.config.spec import AttackSpec, DefenseSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.evaluation.scoring import inside_for, predict
+from benchmark.evaluation.scoring import CleanPredictions, inside_for
 from benchmark.hashing import derive_seed
 from benchmark.models.defense import Defense
 from benchmark.plugins.containment import plugin_code
@@ -48,11 +48,15 @@ IMAGES = 128
 
 @dataclass(frozen=True)
 class Target:
-    """A trained defense of a run, under a seed, in evaluation mode."""
+    """A trained defense of a run, under a seed, in evaluation mode.
+
+    ``clean`` keeps its clean predictions.
+    """
 
     name: str
     seed: int
     defense: Defense
+    clean: CleanPredictions | None = None
 
 
 def audit_defense(
@@ -184,8 +188,9 @@ def subject_of(
     defense = target.defense
     images = test_set.head(min(IMAGES, len(test_set)))
     parts = (images.info.name, folder.spec.seed_name(target.name), "audit")
+    clean = target.clean or CleanPredictions(defense)
     with seeded(derive_seed(target.seed, *parts), images.device, defense):
-        pred = predict(defense, images)
+        pred = clean.of(images)
     eot, bpda = seen_through(folder, target)
     labels = images.labels
     spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(images), eot=eot, bpda=bpda)

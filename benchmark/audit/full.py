@@ -41,6 +41,7 @@ from benchmark.audit.verdict import DROP, Verdict, judge
 from benchmark.config.spec import DefenseSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.datasets.dataset import ImageDataset
+from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.hashing import derive_seed
 from benchmark.models.defense import Defense
 from benchmark.models.model_copy import Kept
@@ -159,7 +160,8 @@ class _Seed:
         defense = recall(
             spec, record, audit.train_set, audit.test_set, seed=self.seed, progress=audit.progress
         )
-        self.targets[spec.name] = Target(spec.name, self.seed, defense)
+        clean = CleanPredictions(defense)
+        self.targets[spec.name] = Target(spec.name, self.seed, defense, clean)
 
     def _ask(self, name: str) -> None:
         audit, target = self.audit, self.targets[name]
@@ -206,7 +208,8 @@ class _Seed:
 
     def _party(self, name: str) -> Party:
         target = self.targets[name]
-        return Party(name, target.defense, *seen_through(self.audit.folder, target))
+        seen = seen_through(self.audit.folder, target)
+        return Party(name, target.defense, *seen, clean=target.clean)
 
     def _substitute(self) -> list[Party]:
         """Train the undefended model as a source where the run has a single, other defense."""

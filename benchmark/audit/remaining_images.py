@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.attacks.base import Attack, BudgetAttack, SweepAttack
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import ThreatModel, tolerance
+from benchmark.config.threat import ThreatModel, reach
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.evaluation.scoring import predict
 from benchmark.evaluation.sweep import Outcome, sweep
@@ -39,7 +39,7 @@ class Standing:
 
     def stands(self, eps: float) -> Tensor:
         """Return which images (n,) bool stand at ``eps`` under all attacks so far."""
-        return self.reach > eps + tolerance(eps)
+        return self.reach > reach(eps)
 
     def attack(
         self,

@@ -10,20 +10,27 @@ run on the same images, so the whole matrix costs one attack per source and eps,
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD
-from benchmark.attacks.view import attack_view
 from benchmark.audit.case import Curve
 from benchmark.batching import BATCH_SIZE, Batches
 from benchmark.config.presets import preset_for
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
-from benchmark.config.threat import ThreatModel, tolerance
+from benchmark.config.threat import ThreatModel, reach
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.evaluation.scoring import enforce_threat_model, inside_for, predict
+from benchmark.evaluation.scoring import (
+    CleanPredictions,
+    Perturbed,
+    ViewSettings,
+    inside_for,
+    search_batch,
+    searching,
+)
+from benchmark.models.contract import labels
 from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.seeding import generator, seeded
@@ -44,12 +51,16 @@ UNDEFENDED = "undefended"
 
 @dataclass(frozen=True)
 class Party:
-    """A trained defense under its name, and how it is differentiated: as the run's attacks do."""
+    """A trained defense under its name, and how it is differentiated: as the run's attacks do.
+
+    ``clean`` keeps its clean predictions.
+    """
 
     name: str
     defense: Defense
     eot: int = 1
     bpda: bool = False
+    clean: CleanPredictions | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,10 @@ def transfers(
                 everyone = [source.defense, *(party.defense for party in targets)]
                 with seeded(seed_at(source.name, eps), data.device, *everyone):
                     rng = generator(seed_at(source.name, eps), data.device)
-                    for rows in _crafted(source, data, threat.norm, eps, rng, steps):
+                    for rows, found in _crafted(source, data, threat.norm, eps, rng, steps):
                         for party in targets:
-                            row[party.name].score(level, *rows)
-                        advance(len(rows[0]), f"from {source.name}, eps {eps:g}")
+                            row[party.name].score(level, rows, found, data.info.n_classes)
+                        advance(len(rows), f"from {source.name}, eps {eps:g}")
             for party in targets:
                 yield row[party.name].transfer(source.name, threat, data)
 
@@ -130,33 +141,29 @@ def _crafted(
     eps: float,
     rng: torch.Generator,
     steps: int,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield rows (int64), clean images and images made against ``source``, batch by batch."""
+) -> Iterator[tuple[Tensor, Perturbed]]:
+    """Yield rows (int64) and images made against ``source``, batch by batch."""
     # Every step is taken and the last image kept: one that has just crossed the source's boundary
     # rarely crosses another's.
     attack = PGD(norm=norm, steps=steps, loss="margin", early_stop=False, return_last=True)
     spec = AttackSpec("transfer", ThreatModel(norm, (eps,)), len(data), "pgd")
     inside = inside_for(source.defense, spec, data)
+    settings = ViewSettings(source.eot, source.bpda, inside)
     batches = Batches(BATCH_SIZE)
 
-    def craft(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = data.x(rows), data.labels[rows]
-        view_of = attack_view(
-            source.defense, len(x), eot=source.eot, bpda=source.bpda, inside=inside
-        )
-        with view_of as view:
-            x_adv, _ = enforce_threat_model(
-                attack.run(view, x, y, eps=eps, generator=rng), x, eps, norm
-            )
-        return rows, x, x_adv
+    def craft(rows: Tensor) -> tuple[Tensor, Perturbed]:
+        search, x, y = searching(attack, eps, rng), data.x(rows), data.labels[rows]
+        options: dict[str, Any] = {"eps": eps, "norm": norm, "settings": settings}
+        return rows, search_batch(source.defense, search, x, y, **options)
 
     for part in torch.split(torch.arange(len(data), device=data.device), BATCH_SIZE):
         yield from batches.each(part, craft, rng=rng)
 
 
 def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int]) -> Tensor:
+    clean = party.clean or CleanPredictions(party.defense)
     with seeded(seed_at(party.name, 0.0), data.device, party.defense):
-        return predict(party.defense, data)
+        return clean.of(data)
 
 
 @dataclass
@@ -164,7 +171,6 @@ class _Row:
     """One target's scores of one source's images, filled batch by batch; on the CPU."""
 
     party: Party
-    norm: str
     clean: Tensor
     pred: Tensor
     distance: Tensor
@@ -173,22 +179,20 @@ class _Row:
     @classmethod
     def empty(cls, party: Party, threat: ThreatModel, clean: Tensor) -> "_Row":
         shape = (len(threat.eps), len(clean))
-        return cls(
-            party, threat.norm, clean, clean.expand(shape).clone(), torch.zeros(shape).double()
-        )
+        return cls(party, clean, clean.expand(shape).clone(), torch.zeros(shape).double())
 
-    def score(self, level: int, rows: Tensor, x: Tensor, x_adv: Tensor) -> None:
+    def score(self, level: int, rows: Tensor, found: Perturbed, n_classes: int) -> None:
         start = time.perf_counter()
         at = rows.cpu()
-        self.pred[level, at] = self.party.defense.predict(x_adv).cpu()
-        self.distance[level, at] = distance(x_adv, x, self.norm).cpu()
+        self.pred[level, at] = labels(self.party.defense, found.x_adv, n_classes)
+        self.distance[level, at] = found.distance
         self.seconds += time.perf_counter() - start
 
     def transfer(self, source: str, threat: ThreatModel, data: ImageDataset) -> Transfer:
-        labels = data.labels.cpu()
-        wrong = self.clean != labels
-        reach = torch.tensor([eps + tolerance(eps) for eps in threat.eps], dtype=torch.float64)
-        success = wrong | ((self.pred != labels) & (self.distance <= reach[:, None]))
+        y = data.labels.cpu()
+        wrong = self.clean != y
+        most = torch.tensor([reach(eps) for eps in threat.eps], dtype=torch.float64)
+        success = wrong | ((self.pred != y) & (self.distance <= most[:, None]))
         far = torch.where(wrong, 0.0, self.distance)
         curve = Curve(f"from {source}", LIBRARY, threat.norm, threat.eps, success, far)
         pred = torch.where(wrong, self.clean, self.pred)

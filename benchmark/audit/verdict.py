@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.case import Curve, Finding
-from benchmark.config.threat import tolerance
+from benchmark.config.threat import reach, same_eps
 from benchmark.results.audit_words import Role, Ruling
 from benchmark.stats import holm, mcnemar, wilson_interval
 
@@ -214,14 +214,14 @@ class _Fates:
     def _within(self, success: Tensor, eps: float, n: int) -> Tensor | None:
         success = success[:, :n]
         if self.stochastic:
-            at = [i for i, own in enumerate(self.curve.eps) if math.isclose(own, eps)]
+            at = [i for i, own in enumerate(self.curve.eps) if same_eps(own, eps)]
             if not at:
                 return None
             fell = success[at[0]]
         else:
-            if min(self.curve.eps) > eps + tolerance(eps):
+            if min(self.curve.eps) > reach(eps):
                 return None
-            near = self.curve.distance[:, :n] <= eps + tolerance(eps)
+            near = self.curve.distance[:, :n] <= reach(eps)
             fell = (success & near).any(0)
         return torch.cat([fell, torch.zeros(n - len(fell), dtype=torch.bool)])
 

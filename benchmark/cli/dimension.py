@@ -24,7 +24,9 @@ def dimension(
     as_json: AsJson = False,
 ) -> None:
     """Estimate the intrinsic dimension of a dataset's images, with an interval."""
-    from benchmark.dimension.measure import DimensionSettings, measure_dimension, print_dimension
+    from benchmark.dimension.console import print_dimension
+    from benchmark.dimension.measure import measure_dimension
+    from benchmark.dimension.plan import DimensionSettings
     from benchmark.execution.unused_options import renamed
     from benchmark.plugins.names import canonical
     from benchmark.progress import ConsoleProgress

@@ -36,8 +36,26 @@ TOLERANCE = 1e-5
 FLOAT32_SPACING = 2.0**-23
 """From 1 to the next number that float32 holds."""
 
+EPS_DIGITS = 9
+"""Significant digits in which two eps that are the same agree, however they were computed."""
+
 
 def tolerance(eps: float) -> float:
-    """How far outside the ball rounding alone may carry an image: relative to eps, plus float32's
-    spacing at 1, which exceeds the relative part for the smallest budgets."""
+    """Return how far outside the ball rounding alone may carry an image: relative to eps, plus
+    float32's spacing at 1, which exceeds the relative part for the smallest budgets."""
     return eps * TOLERANCE + FLOAT32_SPACING
+
+
+def reach(eps: float) -> float:
+    """Return how far an image may lie from the clean one to count as within ``eps``."""
+    return eps + tolerance(eps)
+
+
+def eps_key(eps: float) -> float:
+    """Return ``eps`` as the key of a dict or set: equal for all eps that are the same."""
+    return float(f"{eps:.{EPS_DIGITS - 1}e}")
+
+
+def same_eps(a: float, b: float) -> bool:
+    """Tell whether two eps are the same but for rounding (0.1 + 0.2 and 0.3)."""
+    return eps_key(a) == eps_key(b)

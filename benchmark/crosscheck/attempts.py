@@ -1,6 +1,6 @@
 """One library's attack on a data set under one budget: what it returned, and what it tried.
 
-The harness judges as in the eps sweep (:mod:`benchmark.evaluation.scoring`, ``predict``); a
+Each batch is judged as in the eps sweep (:func:`benchmark.evaluation.scoring.attack_batch`); a
 recording view gathers the evidence beside it. Every library gets the same batches and the same
 seed.
 """
@@ -14,28 +14,36 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack
+from benchmark.attacks.base import Attack, MinimalAttack
 from benchmark.attacks.norms import distance
-from benchmark.attacks.view import attack_view
+from benchmark.attacks.view import AttackView
 from benchmark.batching import BATCH_SIZE
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import tolerance
 from benchmark.crosscheck.findings import VISIBLE, Evidence
 from benchmark.crosscheck.gradients import Gradients
-from benchmark.crosscheck.recorder import Recorder, RecordingView, blanked
+from benchmark.crosscheck.recorder import Recorder, blanked, recording_view
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.evaluation.scoring import LEFT_BALL, LEFT_BOX, enforce_threat_model
+from benchmark.evaluation.scoring import (
+    LEFT_BALL,
+    LEFT_BOX,
+    Judged,
+    Searching,
+    ViewSettings,
+    Violation,
+    attack_batch,
+    searching,
+)
 from benchmark.models.defense import Defense
 from benchmark.progress import Advance
 from benchmark.seeding import generator, seeded
 
 UNMOVED = 1e-6
-"""An image whose pixels all lie this near the clean one's was returned as it was."""
+"""An image whose pixels all changed by at most this much counts as returned unchanged."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all libraries share: the model, the images, and what it says of them unattacked."""
+    """What all libraries share: the model, the images, and its predictions without an attack."""
 
     defense: Defense
     data: ImageDataset
@@ -49,7 +57,7 @@ class Scene:
 
     @property
     def correct(self) -> Tensor:
-        """Which images are classified rightly without attack (n,), bool: those to attack."""
+        """Which images are classified correctly without attack (n,), bool: those to attack."""
         return self.pred_clean == self.labels
 
 
@@ -119,43 +127,52 @@ def attempt(
     rng = generator(seed, device)
     # For libraries that take no generator, and for the defense's own noise.
     with seeded(seed, device, scene.defense):
-        standing = scene.correct.nonzero().flatten()
-        advance(n - len(standing), spec.library)
-        for rows in torch.split(standing, BATCH_SIZE) if len(standing) else ():
+        remaining = scene.correct.nonzero().flatten()
+        advance(n - len(remaining), spec.library)
+        for rows in torch.split(remaining, BATCH_SIZE) if len(remaining) else ():
             on_device = rows.to(device)
             x, y = scene.data.x(on_device), scene.data.labels[on_device]
             recorder = Recorder(x, y, eps=eps, norm=spec.threat.norm)
-            with attack_view(scene.defense, len(x)):
-                view = RecordingView(
+            search = _Timed(searching(attack, eps, rng), device)
+            judged = attack_batch(
+                *(scene.defense, search, x, y),
+                eps=eps,
+                norm=spec.threat.norm,
+                n_classes=scene.data.info.n_classes,
+                view=recording_view(
                     scene.defense, recorder, eot=spec.eot, bpda=spec.bpda, inside=scene.inside
-                )
-                start = _now(device)
-                if isinstance(attack, BudgetAttack):
-                    raw = attack.run(view, x, y, eps=eps, generator=rng)
-                else:
-                    assert isinstance(attack, MinimalAttack)
-                    raw = attack.run(view, x, y, generator=rng)
-                seconds += max(0.0, _now(device) - start - recorder.seconds)
-                forwards, backwards = view.counts()
-            x_adv, violations = enforce_threat_model(raw, x, eps, spec.threat.norm)
-            for violation in violations:
-                _add_breach(evidence, violation.what, violation.count, violation.by)
-            pred = scene.defense.predict(x_adv).cpu()
-            far = distance(x_adv, x, spec.threat.norm).cpu()
-            found.images[rows] = x_adv.cpu()
-            found.pred[rows] = pred
-            found.distance[rows] = far
-            found.success[rows] = (pred != scene.labels[rows]) & (far <= eps + tolerance(eps))
-            found.forwards[rows], found.backwards[rows] = forwards, backwards
+                ),
+            )
+            seconds += max(0.0, search.seconds - recorder.seconds)
+            for violation in judged.violations:
+                _add_violation(evidence, violation)
+            found.images[rows] = judged.x_adv.cpu()
+            for name in ("pred", "distance", "success", "forwards", "backwards"):
+                getattr(found, name)[rows] = getattr(judged, name)
             found.gradients.put(rows, recorder.gradients)
             if scene.defense.stochastic:  # one query's answer says nothing of the next
                 recorder.fooled.zero_()
             found.tried_better[rows] = _examine(
-                evidence, recorder, attack, raw.detach().to(x), x_adv, found.success[rows], far, eps
+                evidence, recorder, attack, search.returned.detach().to(x), judged, eps
             )
-            _count_costs(evidence, backwards)
+            _count_costs(evidence, judged.backwards)
             advance(len(rows))
-    return Attempt(**{**vars(found), "seconds": seconds})
+    return replace(found, seconds=seconds)
+
+
+class _Timed:
+    """A search that keeps what it returned and the ``seconds`` that it took."""
+
+    def __init__(self, search: Searching, device: torch.device) -> None:
+        self.search, self.device = search, device
+        self.returned = torch.empty(0)
+        self.seconds = 0.0
+
+    def __call__(self, view: AttackView, x: Tensor, y: Tensor) -> Tensor:
+        start = _now(self.device)
+        self.returned = self.search(view, x, y)
+        self.seconds = _now(self.device) - start
+        return self.returned
 
 
 def warm_up(scene: Scene, spec: AttackSpec, attack: Attack) -> None:
@@ -169,11 +186,8 @@ def warm_up(scene: Scene, spec: AttackSpec, attack: Attack) -> None:
         seeded(0, scene.data.device, scene.defense),
     ):  # the run itself will tell
         short: Attack = replace(attack, steps=1)  # type: ignore[call-arg]
-        with attack_view(scene.defense, 1, inside=scene.inside) as view:
-            if isinstance(short, BudgetAttack):
-                short.run(view, x, y, eps=max(spec.threat.eps), generator=rng)
-            elif isinstance(short, MinimalAttack):
-                short.run(view, x, y, generator=rng)
+        with ViewSettings(inside=scene.inside).view(scene.defense, 1) as view:
+            searching(short, max(spec.threat.eps), rng)(view, x, y)
 
 
 def _now(device: torch.device) -> float:
@@ -182,13 +196,13 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _add_breach(evidence: Evidence, what: str, count: int, by: float) -> None:
-    if what == LEFT_BOX:
-        evidence.box = (evidence.box[0] + count, max(evidence.box[1], by))
-    elif what == LEFT_BALL:
-        evidence.ball = (evidence.ball[0] + count, max(evidence.ball[1], by))
+def _add_violation(evidence: Evidence, found: Violation) -> None:
+    if found.what == LEFT_BOX:
+        evidence.box = (evidence.box[0] + found.count, max(evidence.box[1], found.by))
+    elif found.what == LEFT_BALL:
+        evidence.ball = (evidence.ball[0] + found.count, max(evidence.ball[1], found.by))
     else:
-        evidence.broken += count
+        evidence.broken += found.count
 
 
 def _examine(
@@ -196,13 +210,14 @@ def _examine(
     recorder: Recorder,
     attack: Attack,
     raw: Tensor,
-    x_adv: Tensor,
-    success: Tensor,
-    far: Tensor,
+    judged: Judged,
     eps: float,
 ) -> Tensor:
-    """Add a batch to the evidence; return which images had a better query (N,), on the CPU."""
-    x = recorder.x
+    """Add a batch to the evidence; return which images had a better query (N,), on the CPU.
+
+    ``raw`` (N, C, H, W) is what the attack returned.
+    """
+    x, success = recorder.x, judged.success
     evidence.attempts += len(x)
     evidence.missed += recorder.missed
     evidence.clean += int(((raw - x).abs().flatten(1).amax(1) <= UNMOVED).sum())
@@ -211,7 +226,7 @@ def _examine(
     away = start[start > (VISIBLE if math.isinf(eps) else min(VISIBLE, eps / 4))]
     evidence.started += away.tolist()
     if eps > VISIBLE:
-        moved = torch.maximum(recorder.reach, (x_adv - x).abs()) > VISIBLE
+        moved = torch.maximum(recorder.reach, (judged.x_adv - x).abs()) > VISIBLE
         edge = (x == 0) | (x == 1)
         evidence.edge = _add(evidence.edge, moved[edge])
         evidence.interior = _add(evidence.interior, moved[~edge])
@@ -219,7 +234,7 @@ def _examine(
     evidence.lost += int(better.sum())
     evidence.lost_at_last += int((better & _is_last(recorder, attack, raw, eps)).sum())
     if isinstance(attack, MinimalAttack) and not getattr(attack, "confidence", 0):
-        ratio = far / recorder.nearest.cpu().clamp_min(1e-12)
+        ratio = judged.distance / recorder.nearest.cpu().clamp_min(1e-12)
         nearer = success & (ratio > 1.001) & recorder.fooled.cpu()
         evidence.farther += ratio[nearer].tolist()
         better |= nearer

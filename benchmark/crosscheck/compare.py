@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.attacks.base import Attack, MinimalAttack
 from benchmark.attacks.loader import load_attack
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import tolerance
+from benchmark.config.threat import reach
 from benchmark.crosscheck.attempts import Attempt, Scene, attempt, new_evidence, warm_up
 from benchmark.crosscheck.findings import Evidence, Gap, findings
 from benchmark.crosscheck.gradients import Gradients, add_gap
@@ -34,6 +34,7 @@ from benchmark.crosscheck.results import (
     quantiles,
 )
 from benchmark.datasets.dataset import ImageDataset
+from benchmark.errors import first_line
 from benchmark.evaluation.scoring import inside_for, predict
 from benchmark.models.defense import Defense
 from benchmark.progress import Progress
@@ -161,8 +162,7 @@ class _State:
 
     def fail(self, library: str, error: Exception) -> str:
         """Leave ``library`` out from now on; return its message in one line."""
-        lines = str(error).strip().splitlines()
-        line = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        line = first_line(error)
         self.failures[library] = (line, "".join(traceback.format_exception(error)))
         return line
 
@@ -203,8 +203,8 @@ class _State:
         return (eps, *(at for at in self.spec.threat.eps if at > 0))
 
     def success(self, found: Attempt, eps: float) -> Tensor:
-        """Return which images fell within ``eps`` (n,): clean errors do at any."""
-        return ~self.scene.correct | (found.success & (found.distance <= eps + tolerance(eps)))
+        """Return which images are adversarial within ``eps`` (n,): clean errors are at any."""
+        return ~self.scene.correct | (found.success & (found.distance <= reach(eps)))
 
     def _samples(self, name: str, eps: float, found: Attempt, digests: list[str]) -> pd.DataFrame:
         columns = {
@@ -277,8 +277,8 @@ class _State:
             replace(  # views would keep all images alive
                 offender,
                 answers={
-                    name: (image.clone(), pred, fell, away)
-                    for name, (image, pred, fell, away) in offender.answers.items()
+                    name: (image.clone(), pred, success, away)
+                    for name, (image, pred, success, away) in offender.answers.items()
                 },
             )
             for offender in worst(found)
@@ -348,9 +348,9 @@ class _State:
         for name in alive:
             for eps in grid:
                 found = self.attempts.get((name, math.inf if minimal else eps))
-                fell = ~self.scene.correct if found is None else self.success(found, eps)
-                low, high = wilson_interval(int(fell.sum()), n)
-                row = {"library": name, "eps": eps, "n": n, "success": int(fell.sum()) / n}
+                success = ~self.scene.correct if found is None else self.success(found, eps)
+                low, high = wilson_interval(int(success.sum()), n)
+                row = {"library": name, "eps": eps, "n": n, "success": int(success.sum()) / n}
                 rows.append({**row, "ci_low": low, "ci_high": high})
         return rows
 

@@ -1,14 +1,12 @@
 """What ``crosscheck`` prints: tables and sentences."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
-from benchmark.console import plain_console
+from benchmark.console import numbers_table, plain_console
 from benchmark.crosscheck.results import QUANTILES, Crosscheck
 
 
@@ -24,7 +22,7 @@ def print_crosscheck(found: Crosscheck) -> None:
     )
     ok = libraries[libraries["status"] == "ok"].to_dict("records")
     columns = ("version", "success", "optimality", "forwards", "backwards", "seconds")
-    table = _table("library", columns)
+    table = numbers_table("library", columns)
     for row in ok:
         table.add_row(
             *(row["library"], row["version"], _share(row["success"]), _share(row["optimality"])),
@@ -33,7 +31,7 @@ def print_crosscheck(found: Crosscheck) -> None:
     console.print(table)
     console.print()
     quantiles = {name: f"{share:.0%}" for name, share in QUANTILES.items()}
-    table = _table("distance at", [*quantiles.values()])
+    table = numbers_table("distance at", [*quantiles.values()])
     for row in ok:
         table.add_row(row["library"], *(_far(row[name]) for name in quantiles))
     console.print(table)
@@ -59,7 +57,7 @@ def _print_success(console: Console, success: pd.DataFrame) -> None:
     budgets = sorted(success["eps"].unique())
     step = max(1, -(-(len(budgets) - 1) // 6))
     shown = [*budgets[:-1:step], budgets[-1]] if budgets else []
-    table = _table("success within eps", [f"{eps:g}" for eps in shown])
+    table = numbers_table("success within eps", [f"{eps:g}" for eps in shown])
     for name, rows in success.groupby("library", sort=False):
         share = rows.set_index("eps")["success"]
         table.add_row(str(name), *(_share(share[eps]) for eps in shown))
@@ -71,19 +69,12 @@ def _print_matrix(console: Console, title: str, pairs: Any) -> None:
     names = sorted({name for key in pairs for name in key.split("|")})
     if not names:
         return
-    table = _table("", names)
+    table = numbers_table("", names)
     for first in names:
         shares = [pairs.get("|".join(sorted((first, second)))) for second in names]
         table.add_row(first, *("-" if share is None else _share(share) for share in shares))
     console.print(f"\n{title}", soft_wrap=True)
     console.print(table)
-
-
-def _table(first: str, others: Sequence[str]) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _share(value: float) -> str:

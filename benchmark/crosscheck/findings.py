@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 VISIBLE = 1 / 510
-"""Half a grey level: a smaller change of a pixel counts as none."""
+"""Half a grey level: a smaller change of a pixel does not count."""
 
 EDGE_RATIO = 0.1
 """Pixels at 0 or 1 that move less than this share as often as the others count as stuck."""
@@ -18,12 +18,12 @@ EDGE_RATIO = 0.1
 FARTHER = 1.02
 
 FAINT = 0.75
-"""Gradients of less than this share of another library's are of a smaller loss: halfway between 1,
-that of equal losses, and 1/2, that of the mean over the smallest batch, of two images."""
+"""Gradients of less than this share of another library's are of a smaller loss
+(docs/constants.md)."""
 
 STEADY = 0.01
-"""How far the quartiles of ratios may lie from their median, as a share of it, for one factor to
-stand behind them; two different losses have another ratio at each image."""
+"""How far the quartiles of ratios may lie from their median, as a share of it, for the ratios to
+count as one factor."""
 
 
 @dataclass
@@ -225,7 +225,7 @@ def _broken(e: Evidence) -> list[str]:
     if not e.broken:
         return []
     return [
-        f"returned values that are not numbers for {_of(e, e.broken)}. The harness took the clean"
+        f"returned NaN or infinity for {_of(e, e.broken)}. The harness took the clean"
         " image instead, so these count as failures of the attack."
     ]
 
@@ -286,7 +286,7 @@ def _scale(e: Evidence, others: dict[str, Evidence]) -> list[str]:
             )
             if not _is_power_of_two(median(gap.ratios)):
                 after += (
-                    " This factor, no power of two, rounds every entry anew, and can turn the sign"
+                    " This factor, no power of two, rounds every entry again, and can turn the sign"
                     " of one that nearly cancels."
                 )
         return [f"{none}, so at the image {step} is unaffected{after}"]

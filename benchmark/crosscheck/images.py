@@ -34,7 +34,7 @@ def disagreement(success: Mapping[str, bool], distance: Mapping[str, float]) -> 
     The number of pairs of libraries of which one succeeds and one does not, plus, among those
     that succeed, one half of the spread of their distances, (max - min) / max.
     """
-    solved = [name for name, fell in success.items() if fell]
+    solved = [name for name, fooled in success.items() if fooled]
     pairs = len(solved) * (len(success) - len(solved))
     far = [distance[name] for name in solved if math.isfinite(distance[name])]
     spread = (max(far) - min(far)) / max(far) if far and max(far) > 0 else 0.0

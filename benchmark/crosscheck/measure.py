@@ -2,9 +2,8 @@
 
 All libraries get the same settings (:mod:`benchmark.crosscheck.plan`), the same images, batches
 and seeds. A budget attack runs at every eps of the grid, each from scratch; a minimal-distortion
-attack runs once and is judged at every eps. What each number means stands with the tables in
-:mod:`benchmark.crosscheck.results`, what each sentence rests on in
-:mod:`benchmark.crosscheck.findings`.
+attack runs once and is judged at every eps. :mod:`benchmark.crosscheck.results` defines each
+number, :mod:`benchmark.crosscheck.findings` what each sentence rests on.
 """
 
 from dataclasses import asdict
@@ -63,7 +62,7 @@ def crosscheck(
     path = out / folder_name(spec, plan.versions)
     if is_crosscheck(path) and not again:
         saved = read_crosscheck(path)
-        if saved.spec == spec and not saved.failed and _stands(saved, data_dir, progress):
+        if saved.spec == spec and not saved.failed and _is_current(saved, data_dir, progress):
             return saved, True
     with options_named(OPTIONS):
         train_set, test_set = load_images(spec, data_dir)
@@ -108,10 +107,10 @@ def crosscheck(
         return read_crosscheck(path), False
 
 
-def _stands(saved: Crosscheck, data_dir: Path | None, progress: Progress) -> bool:
+def _is_current(saved: Crosscheck, data_dir: Path | None, progress: Progress) -> bool:
     """Tell whether a finished cross-check is of the images and the defense that are there now.
 
-    Where that cannot be told a line says so, and it stands.
+    Where that cannot be told a line says so, and it counts as valid.
     """
     spec, seed = saved.spec, saved.spec.seeds[0]
     defense = spec.defenses[0]

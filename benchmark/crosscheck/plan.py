@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import entry_points
 from typing import Any
 
 from benchmark import __version__
 from benchmark.attacks.base import Attack
 from benchmark.attacks.loader import attack_class, load_attack
-from benchmark.attacks.peers.library import AttackLibrary
+from benchmark.attacks.peers.library import known_libraries
 from benchmark.config.presets import preset_for
 from benchmark.config.spec import INHOUSE, AttackSpec, RunSpec
 from benchmark.errors import UsageError, options_named, unknown_name
 from benchmark.execution.plan import plan
 from benchmark.plugins.names import canonical
-from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES
+from benchmark.registry import ATTACKS, DATASETS, DEFENSES
 
 IMAGES = 256
 OPTIONS = {"--n-test": "--n", "--seeds": "--seed"}
@@ -89,7 +88,7 @@ def plan_crosscheck(
     ):
         if given and name not in settings:
             raise UsageError(f"{option}: {attack} has no such setting; leave it out")
-    known = _known()
+    known = known_libraries()
     for name in libraries:
         if name not in known:
             raise unknown_name("library", name, known)
@@ -110,13 +109,6 @@ def plan_crosscheck(
         raise UsageError(f"no library can run {attack}: {'; '.join(absent.values())}")
     spec = replace(base, n_test=n, attacks=tuple(specs))
     return CrosscheckPlan(spec, versions, absent, remarks)
-
-
-def _known() -> dict[str, AttackLibrary | None]:
-    """Return every registered library by name, the in-house one (None) first."""
-    if not entry_points(group=LIBRARIES.group):
-        return {INHOUSE: None}
-    return {INHOUSE: None} | {name: LIBRARIES.load(name) for name in LIBRARIES.names()}
 
 
 def _matched(

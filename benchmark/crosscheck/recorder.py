@@ -6,15 +6,16 @@ model, where its first gradient was taken, how large the gradient at the clean i
 each pixel was ever moved, and the last query.
 """
 
-import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from benchmark.attacks.norms import distance
-from benchmark.attacks.view import AttackView
-from benchmark.config.threat import tolerance
+from benchmark.attacks.view import AttackView, attack_view
+from benchmark.config.threat import reach
 from benchmark.crosscheck.gradients import Gradients
 from benchmark.models.defense import Defense
 
@@ -46,7 +47,7 @@ class Recorder:
     def __init__(self, x: Tensor, y: Tensor, *, eps: float, norm: str) -> None:
         self.x, self.y = x, y
         self.norm = norm
-        self.limit = math.inf if math.isinf(eps) else eps + tolerance(eps)
+        self.limit = reach(eps)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.nearest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         self.start = torch.full((len(x),), torch.nan, device=x.device)
@@ -159,3 +160,12 @@ class RecordingView(AttackView):
         rows = self.index if len(x) == len(self.index) else None
         self.recorder.record(rows, x, logits.detach(), x.requires_grad, source)
         return logits
+
+
+@contextmanager
+def recording_view(
+    defense: Defense, recorder: Recorder, *, eot: int = 1, bpda: bool = False, inside: float = 0.0
+) -> Iterator[RecordingView]:
+    """Open a recording view for the recorder's batch, as :func:`attack_view` does."""
+    with attack_view(defense, len(recorder.x)):
+        yield RecordingView(defense, recorder, eot=eot, bpda=bpda, inside=inside)

@@ -66,12 +66,12 @@ LIBRARIES = columns(
     ("seconds", pa.float64()),
     ("findings", pa.list_(pa.string())),
 )
-"""A row per library. ``success`` is the share of all n images that fell: at any budget of the grid,
-or, for a minimal attack, at any distance. An image's distance is 0 for a clean error, the smallest
-budget at which it fell for a budget attack, the returned image's distance for a minimal one, and
-infinite where the attack failed; the quantiles are the lower ones, so that each is some image's
-distance. ``forwards`` and ``backwards`` are means per attacked image and run of the attack (one
-budget); ``seconds`` is the whole time of the library."""
+"""A row per library. ``success`` is the share of all n images that have an adversarial example: at
+any budget of the grid, or, for a minimal attack, at any distance. An image's distance is 0 for a
+clean error, the smallest budget of success for a budget attack, the returned image's distance for a
+minimal one, and infinite where the attack failed; the quantiles are the lower ones, so that each is
+some image's distance. ``forwards`` and ``backwards`` are means per attacked image and run of the
+attack (one budget); ``seconds`` is the whole time of the library."""
 
 SUCCESS = columns(
     ("library", pa.string()),
@@ -81,7 +81,7 @@ SUCCESS = columns(
     ("ci_low", pa.float64()),
     ("ci_high", pa.float64()),
 )
-"""The share of all n images that fell within ``eps``, with its Wilson interval."""
+"""The share of all n images that are adversarial within ``eps``, with its Wilson interval."""
 
 PAIRS = columns(
     ("first", pa.string()),
@@ -93,7 +93,7 @@ PAIRS = columns(
     ("bit_identical", pa.float64()),
 )
 """``agreement`` is the share of all n images on which both succeed or both fail; ``bit_identical``
-the share of the attacked images (those classified rightly without attack) for which both returned
+the share of the attacked images (those classified correctly without attack) for which both returned
 the same bits (NaN if none was attacked)."""
 
 QUANTILES = {

@@ -94,7 +94,6 @@ def log_distances(points: Floats) -> Floats:
 
     The infinity keeps a point from being its own neighbour. ValueError if two points are the same.
     """
-    # A second of scikit-learn: only who asks for a dimension pays for it.
     from sklearn.metrics import euclidean_distances
 
     distance: Floats = euclidean_distances(points)
@@ -167,9 +166,7 @@ def intervals(
     farther apart, are those of the estimate, times sqrt((n - d) / d) = 1 for an even n; they are
     taken in logarithms, so that no end is negative.
 
-    Measured against many samples of one size, the intervals are 1.1 to 1.5 times as wide as need
-    be on spheres of 2 to 10 dimensions, and 0.95 to 1.4 times on images; draws of a tenth of the
-    points give ones that are too narrow from 10 dimensions on.
+    How wide they are beside samples drawn again: docs/constants.md.
     What the interval covers is the estimate's mean over samples of n points: not its bias from
     curved or edged manifolds and noise, which no resampling of the same points shows. Scaling is
     held fixed.

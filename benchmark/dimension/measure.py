@@ -1,4 +1,4 @@
-"""The intrinsic dimension of a dataset's images: the paper's Table 3, measured, shown and kept.
+"""The intrinsic dimension of a dataset's images: the paper's Table 3, measured and kept.
 
 ``OUT/dimension-<dataset>-<hash>/dimension.json`` holds the object that ``--json`` prints, and
 beside it ``settings``, ``published``, ``notes`` and ``provenance``.
@@ -11,91 +11,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.table import Table
 
-from benchmark.console import plain_console
 from benchmark.datasets.info import SplitName
 from benchmark.datasets.load import open_source
 from benchmark.dimension.estimator import (
     SCALINGS,
-    SMALLEST_K,
-    Average,
     Estimate,
     Scaling,
     distinct,
     estimate_dimension,
     scale,
 )
-from benchmark.dimension.library import INSTALL, NAME, LibraryEstimates, library_estimates
-from benchmark.errors import UsageError, options_named, unknown_name
-from benchmark.hashing import derive_seed, digest
+from benchmark.dimension.library import NAME, LibraryEstimates, library_estimates
+from benchmark.dimension.plan import IMAGES, PUBLISHED, USUAL, DimensionSettings, Published
+from benchmark.errors import UsageError, options_named
+from benchmark.hashing import derive_seed
 from benchmark.io.json_files import write_json
-from benchmark.io.paths import safe_name
 from benchmark.machine_errors import open_folder, rescued
 from benchmark.progress import Progress
 from benchmark.results.model_records import finite
 from benchmark.results.provenance import git_sha, versions
 
 FILE = "dimension.json"
-IMAGES = 1000
-MOST_IMAGES = 20_000
 RARE = 0.01
 """Share of the images below which a pixel that takes another value than usual does so rarely."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A dimension of the paper's Table 3, and the row of ours that comes by it."""
-
-    value: int
-    average: Average
-    scaling: Scaling
-
-
-USUAL: tuple[Average, Scaling] = ("mackay", "var")
-PUBLISHED = {
-    # Of the toolbox's settings, only this one comes near: under the others some of MNIST's pixels,
-    # constant or nearly so, outweigh the rest.
-    "mnist": Published(13, "levina", "none"),
-    "cifar10": Published(17, *USUAL),
-    "stl10": Published(20, *USUAL),
-    "tiny_imagenet": Published(19, *USUAL),
-}
-
-
-@dataclass(frozen=True)
-class DimensionSettings:
-    """What decides the numbers. ``n`` of None: 1,000 images, or all if there are fewer."""
-
-    dataset: str
-    n: int | None = None
-    split: str = "test"
-    k1: int = 6
-    k2: int = 12
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "test"):
-            raise unknown_name("split", self.split, ("train", "test"))
-        if self.k1 < SMALLEST_K:
-            raise UsageError(f"--k1 must be at least {SMALLEST_K}, got {self.k1}")
-        if self.k2 < self.k1:
-            raise UsageError(f"--k2 must be at least --k1 = {self.k1}, got {self.k2}")
-        if self.n is not None and not self.fewest <= self.n <= MOST_IMAGES:
-            raise UsageError(
-                f"--n must lie between 2 x --k2 + 2 = {self.fewest} and {MOST_IMAGES} (the"
-                f" distances of all pairs are held at once), got {self.n}"
-            )
-
-    @property
-    def fewest(self) -> int:
-        """The fewest images that will do: each half of them must have k2 neighbours."""
-        return 2 * self.k2 + 2
-
-    @property
-    def folder_name(self) -> str:
-        """Name of the folder for the results: dataset and a hash of every setting."""
-        return f"dimension-{safe_name(self.dataset)}-{digest(*asdict(self).items())[:10]}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +133,7 @@ def measure_dimension(
 
 
 def _notes(pixels: Any, kept: Any) -> tuple[str, ...]:
-    """Return a sentence on whatever about the images bears on the numbers."""
+    """Return sentences on what in the images affects the numbers."""
     notes = []
     if copies := len(pixels) - len(kept):
         notes.append(f"{copies} images repeat an earlier one and were left out.")
@@ -225,31 +164,3 @@ def _write(file: Path, found: Dimension) -> None:
         "provenance": dict(found.provenance),
     }
     write_json(file, finite(kept))
-
-
-def print_dimension(found: Dimension) -> None:
-    """Print the estimates as a table on standard output, the paper's number beside its row."""
-    settings, published = found.settings, found.published
-    console = plain_console()
-    console.print(
-        f"intrinsic dimension of {settings.dataset}: {found.n} {settings.split} images,"
-        f" {settings.k1} to {settings.k2} neighbours",
-        soft_wrap=True,
-    )
-    table = Table("average", "scaling", box=None, pad_edge=False)
-    for name in ("dimension", "95 % interval", NAME, ""):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for row in found.estimates:
-        checked = found.library.get(row.scaling)
-        same = published and (published.average, published.scaling) == (row.average, row.scaling)
-        table.add_row(
-            *(row.average, row.scaling, f"{row.value:.2f}"),
-            f"{row.ci_low:.2f} to {row.ci_high:.2f}",
-            "-" if checked is None else f"{checked.values[row.average]:.2f}",
-            f"the paper: {published.value}" if published and same else "",
-        )
-    console.print(table)
-    for note in found.notes:
-        console.print(note, soft_wrap=True)
-    if not found.library:
-        console.print(f"{NAME}: not available: {INSTALL}", soft_wrap=True)

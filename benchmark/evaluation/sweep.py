@@ -1,16 +1,16 @@
 """The eps sweep: one attack, one defense, every budget, every sample's outcome.
 
-The harness judges here: it scores the images that the attack returned with ``predict``, checks
-that they lie in the box and in the ball, and projects what does not. A sample that the model gets
-wrong without any attack counts as a success at distance 0, and the denominator is always n.
+Each batch is attacked and judged by :func:`benchmark.evaluation.scoring.attack_batch`. A sample
+that the model gets wrong without any attack counts as a success at distance 0, and the denominator
+is always n.
 
 An image that fools a deterministic defense at eps fools it at every larger eps, so it is kept and
-re-scored, not searched again. How much that saves is the attack's to say:
+not searched again. How much that saves depends on the attack:
 
 - An attack that serves sweeps (:class:`~benchmark.attacks.base.SweepAttack`, such as PGD) searches
   every sample once, from the largest ball downwards (:mod:`benchmark.attacks.eps_descent`).
 - Any other budget attack, such as another library's, is run at each eps in ascending order over
-  the samples that still stand.
+  the samples that are still classified correctly.
 - A minimal-distortion attack runs once.
 - A stochastic defense is attacked from scratch at every eps, because keeping each lucky draw would
   count them up. An ``exact`` sweep does so with every defense, as other libraries would.
@@ -19,14 +19,13 @@ What runs once is judged at every eps by its distance, and its queries count in 
 eps 0 every attack has the clean image and nothing else.
 
 Batches are halved when memory runs out (:mod:`benchmark.batching`). An attack that draws its random
-numbers from the sweep's generator has batches of one size on every device, so that what it draws
-does not depend on how much memory happens to be free.
+numbers from the sweep's generator has batches of one size on every device, so that its draws do not
+depend on how much memory happens to be free.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,33 +33,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.attacks.base import Attack, BudgetAttack, MinimalAttack, SweepAttack
+from benchmark.attacks.base import Attack, MinimalAttack, SweepAttack
 from benchmark.attacks.losses import margin
-from benchmark.attacks.norms import distance
-from benchmark.attacks.view import AttackView, attack_view
 from benchmark.batching import BATCH_SIZE, Batches, gpu_batch_size
 from benchmark.config.spec import AttackSpec
-from benchmark.config.threat import tolerance
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
 from benchmark.evaluation.scoring import (
     NOT_A_NUMBER,
+    CleanPredictions,
+    Judged,
+    Searching,
+    ViewSettings,
     Violation,
-    check_batch,
-    enforce_threat_model,
-    inside_for,
-    predict,
+    adversarial,
+    attack_batch,
+    searching,
 )
 from benchmark.hashing import derive_seed
-from benchmark.models.contract import labels
 from benchmark.models.defense import Defense
-from benchmark.models.model_copy import modes
 from benchmark.progress import Advance, Progress
 from benchmark.results.pictures import PICTURED
 from benchmark.seeding import generator, seeded
 
 CHUNK = 16
-"""So many batches a sweeping attack receives at once: it keeps its own full from among them."""
+"""Batches that a sweeping attack receives at once; it refills its own from among them."""
 
 
 @dataclass(frozen=True)
@@ -99,29 +96,19 @@ class _Images:
     backwards: Tensor
     pixels: Tensor
 
-    @classmethod
-    def clean(cls, pred: Tensor, data: ImageDataset) -> "_Images":
-        zeros = torch.zeros_like(pred)
-        pixels = data.head(min(PICTURED, len(data))).x().cpu()
-        return cls(pred.clone(), zeros.double(), zeros, zeros.clone(), pixels)
+    def put(self, rows: Tensor, judged: Judged) -> None:
+        """Take over a batch; ``rows`` ascend, so the pictured images are its first."""
+        self.pred[rows] = judged.pred
+        self.distance[rows] = judged.distance
+        self.forwards[rows] = judged.forwards
+        self.backwards[rows] = judged.backwards
+        pictured = rows[rows < PICTURED]
+        self.pixels[pictured] = judged.x_adv[: len(pictured)].cpu()
 
-    def at_rest(self, pred: Tensor, data: ImageDataset) -> "_Images":
-        """Return the clean images, at the cost of what was searched."""
-        clean = _Images.clean(pred, data)
-        return replace(clean, forwards=self.forwards, backwards=self.backwards)
-
-    def put(self, rows: Tensor, scored: "_Images") -> None:
-        """Take over what a batch gave; ``rows`` ascend, so those with pixels are its first."""
-        self.pred[rows] = scored.pred
-        self.distance[rows] = scored.distance
-        self.forwards[rows] = scored.forwards
-        self.backwards[rows] = scored.backwards
-        self.pixels[rows[: len(scored.pixels)]] = scored.pixels
-
-    def keep(self, fell: Tensor, before: "_Images") -> None:
-        """Take over the images that fell before (a mask over all), at no new cost."""
-        self.pred[fell], self.distance[fell] = before.pred[fell], before.distance[fell]
-        first = fell[: len(self.pixels)]
+    def keep(self, fooled: Tensor, before: "_Images") -> None:
+        """Take over what was misclassified before (a mask over all images), at no new cost."""
+        self.pred[fooled], self.distance[fooled] = before.pred[fooled], before.distance[fooled]
+        first = fooled[: len(self.pixels)]
         self.pixels[first] = before.pixels[first]
 
 
@@ -134,31 +121,32 @@ def sweep(
     seed_at: Callable[[float], int],
     progress: Progress,
     exact: bool = False,
+    clean: CleanPredictions | None = None,
 ) -> Iterator[Outcome]:
     """Attack the images of ``data`` at every eps of ``spec``; yield an outcome per eps, ascending.
 
     An ``exact`` sweep attacks every image from scratch at every eps. ``seed_at`` maps eps to the
-    cell's seed. The defense must be in evaluation mode and on the data's device. Whatever the
-    attack raises passes through.
+    cell's seed, and ``clean`` keeps the defense's clean predictions from sweep to sweep. The
+    defense must be in evaluation mode and on the data's device. Whatever the attack raises passes
+    through.
     """
+    clean = clean or CleanPredictions(defense)
     with seeded(seed_at(0.0), data.device, defense):
-        pred_clean = predict(defense, data)
-    correct = pred_clean == data.labels.cpu()
-    search = _Search(defense, attack, spec, data, inside_for(defense, spec, data))
-    budgets = spec.threat.eps
+        pred_clean = clean.of(data)
+    search = _Search(defense, attack, spec, data, pred_clean)
     cells = _cells_of(attack, defense, exact=exact)
-    with progress.task("attacking", len(budgets) * len(data)) as advance:
+    with progress.task("attacking", len(spec.threat.eps) * len(data)) as advance:
         start = time.perf_counter()
-        for eps, found in cells(search, pred_clean, correct, budgets, seed_at, advance):
-            if eps == 0:
-                found = found.at_rest(pred_clean, data)
-            fooled = (found.pred != data.labels.cpu()) & (found.distance <= tolerance(eps) + eps)
+        for eps, found in cells(search, seed_at, advance):
+            if eps == 0:  # there is only the clean image, at the cost of the search
+                found = replace(search.clean(), forwards=found.forwards, backwards=found.backwards)
+            fooled = adversarial(found.pred, search.labels, found.distance, eps)
             yield Outcome(
                 eps=eps,
                 pred_clean=pred_clean,
                 pred_adv=found.pred,
-                correct=correct,
-                success=~correct | fooled,
+                correct=search.correct,
+                success=~search.correct | fooled,
                 distance=found.distance,
                 n_forward=found.forwards,
                 n_backward=found.backwards,
@@ -170,88 +158,52 @@ def sweep(
             start = time.perf_counter()
 
 
-_Searching = Callable[[AttackView, Tensor, Tensor], Tensor]
-
-
 _Cells = Iterator[tuple[float, _Images]]
 
 
 def _cells_of(attack: Attack, defense: Defense, *, exact: bool) -> Callable[..., _Cells]:
-    """Choose how the sweep is walked (see the module's docstring)."""
+    """Choose the schedule of the sweep (see the module's docstring)."""
     if isinstance(attack, MinimalAttack):
         return _single_cells
     if exact or defense.stochastic:
-        return _exact_cells
+        return partial(_separate_cells, keep=False)
     if isinstance(attack, SweepAttack) and attack.serves_sweeps:
         return _single_cells
-    return _ascending_cells
+    return partial(_separate_cells, keep=True)
 
 
-def _exact_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
+def _separate_cells(
+    search: "_Search", seed_at: Callable[[float], int], advance: Advance, *, keep: bool
 ) -> _Cells:
-    """Attack every sample at every eps from scratch."""
-    standing = correct.nonzero().flatten()
-    for eps in budgets:
-        found = _Images.clean(pred_clean, search.data)
-        advance(len(correct) - len(standing), f"eps {eps:g}")
-        search.fill(found, standing, eps, seed_at(eps), advance)
+    """Search at each eps by itself; ``keep`` what was misclassified at a smaller one, or not."""
+    before = search.clean()
+    for eps in search.spec.threat.eps:
+        found = search.clean()
+        fooled = before.pred != search.labels
+        found.keep(fooled, before)
+        remaining = (search.correct & ~fooled).nonzero().flatten()
+        advance(len(fooled) - len(remaining), f"eps {eps:g}")
+        search.fill(found, remaining, eps, seed_at(eps), advance)
+        before = found if keep else before
         yield eps, found
 
 
-def _ascending_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
-) -> _Cells:
-    """Attack the samples that still stand at each eps; keep what fell."""
-    kept = _Images.clean(pred_clean, search.data)
-    labels = search.data.labels.cpu()
-    for eps in budgets:
-        found = _Images.clean(pred_clean, search.data)
-        fell = kept.pred != labels
-        found.keep(fell, kept)
-        standing = (correct & ~fell).nonzero().flatten()
-        advance(len(labels) - len(standing), f"eps {eps:g}")
-        search.fill(found, standing, eps, seed_at(eps), advance)
-        kept = found
-        yield eps, found
-
-
-def _single_cells(
-    search: "_Search",
-    pred_clean: Tensor,
-    correct: Tensor,
-    budgets: Sequence[float],
-    seed_at: Callable[[float], int],
-    advance: Advance,
-) -> _Cells:
+def _single_cells(search: "_Search", seed_at: Callable[[float], int], advance: Advance) -> _Cells:
     """Search every sample once; the queries count in the first cell."""
-    found = _Images.clean(pred_clean, search.data)
-    standing = correct.nonzero().flatten()
-    advance(len(correct) - len(standing), "nearest adversarial images")
-    search.fill(found, standing, math.inf, seed_at(math.inf), advance)
-    for index, eps in enumerate(budgets):
+    found, n = search.clean(), len(search.data)
+    remaining = search.correct.nonzero().flatten()
+    advance(n - len(remaining), "nearest adversarial images")
+    search.fill(found, remaining, math.inf, seed_at(math.inf), advance)
+    for index, eps in enumerate(search.spec.threat.eps):
         if index:
-            advance(len(correct))
-            found = replace(
-                found,
-                forwards=torch.zeros_like(found.forwards),
-                backwards=torch.zeros_like(found.backwards),
-            )
+            advance(n)
+            zeros = torch.zeros_like(found.forwards)
+            found = replace(found, forwards=zeros, backwards=zeros.clone())
         yield eps, found
 
 
 class _Search:
-    """Runs the attack batch by batch and judges what it returns."""
+    """Runs the attack batch by batch."""
 
     def __init__(
         self,
@@ -259,89 +211,83 @@ class _Search:
         attack: Attack,
         spec: AttackSpec,
         data: ImageDataset,
-        inside: float,
+        pred_clean: Tensor,
     ) -> None:
         self.defense = defense
         self.attack = attack
         self.spec = spec
         self.data = data
-        self.inside = inside
+        self.labels = data.labels.cpu()
+        self.pred_clean = pred_clean
+        self.correct = pred_clean == self.labels
+        self.settings = ViewSettings.of(defense, spec, data)
         self.notes: dict[str, tuple[int, float]] = {}
         self.dropped = 0
         self.dtype = ""
         self.batches = Batches(BATCH_SIZE)
 
+    def clean(self) -> _Images:
+        """Return the images as they are before any search, at no cost."""
+        zeros = torch.zeros_like(self.pred_clean)
+        pixels = self.data.head(min(PICTURED, len(self.data))).x().cpu()
+        return _Images(self.pred_clean.clone(), zeros.double(), zeros, zeros.clone(), pixels)
+
     def fill(
-        self, found: _Images, standing: Tensor, eps: float, seed: int, advance: Advance
+        self, found: _Images, remaining: Tensor, eps: float, seed: int, advance: Advance
     ) -> None:
-        """Put what the attack finds for the rows ``standing`` into ``found``.
+        """Put what the attack finds for the rows ``remaining`` into ``found``.
 
         ``eps`` is the budget, infinite where one search serves all.
         """
-        if eps == 0 or len(standing) == 0:
-            # The only image in the ball is the clean one; and an empty batch is more than a
-            # plugin has to cope with.
-            advance(len(standing))
-            return
         once = math.isinf(eps) and isinstance(self.attack, SweepAttack)
         budgets = [budget for budget in self.spec.threat.eps if budget > 0]
-        if once and not budgets:
-            advance(len(standing))
+        # At eps 0 there is only the clean image, and no plugin has to cope with an empty batch.
+        if eps == 0 or len(remaining) == 0 or (once and not budgets):
+            advance(len(remaining))
             return
         device = self.data.device
         rng = generator(seed, device)
 
         def search(rows: Tensor) -> None:
-            self._attack(found, rows, eps, lambda view, x, y: self._search(view, x, y, eps, rng))
+            self._attack(found, rows, eps, searching(self.attack, eps, rng))
             advance(len(rows))
 
         # For libraries that take no generator, and for the defense's own noise.
         with seeded(seed, device, self.defense):
             if once:
-                self._descend(found, standing, budgets, seed, advance)
+                self._descend(found, remaining, budgets, seed, advance)
             else:
-                self.batches.each(standing, search, rng=rng)
-        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(standing):
+                self.batches.each(remaining, search, rng=rng)
+        if self.notes.get(NOT_A_NUMBER, (0, 0.0))[0] == len(remaining):
             raise PluginError(
-                f"the attack returned no number for all {len(standing)} images that it was given"
+                f"the attack returned NaN or infinity for all {len(remaining)} images that it was"
+                " given"
             )
 
-    def _attack(self, found: _Images, rows: Tensor, eps: float, search: _Searching) -> None:
+    def _attack(self, found: _Images, rows: Tensor, eps: float, search: Searching) -> None:
         """Put what ``search`` finds for ``rows`` into ``found``, judged."""
         on_device = rows.to(self.data.device)
-        x, y = self.data.x(on_device), self.data.labels[on_device]
-        with self._view(len(x)) as view:
-            before = modes(self.defense)
-            x_adv = search(view, x, y)
-            check_batch(view, self.data, on_device, (x, y), before)
-            forwards, backwards = view.counts()
-            self.dropped += view.dropped()
-            if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
-                self.dtype = str(view.dtype)
-        x_adv, violations = enforce_threat_model(x_adv, x, eps, self.spec.threat.norm)
-        far = distance(x_adv, x, self.spec.threat.norm).cpu()
-        pixels = x_adv[: int((rows < PICTURED).sum())].cpu()
-        n_classes = self.data.info.n_classes
-        pred = self.batches.each(x_adv, lambda part: labels(self.defense, part, n_classes))
-        found.put(rows, _Images(torch.cat(pred), far, forwards, backwards, pixels))
-        self._note(violations)
-
-    def _view(self, rows: int) -> AbstractContextManager[AttackView]:
-        spec = self.spec
-        return attack_view(self.defense, rows, eot=spec.eot, bpda=spec.bpda, inside=self.inside)
-
-    def _search(
-        self, view: AttackView, x: Tensor, y: Tensor, eps: float, rng: torch.Generator
-    ) -> Tensor:
-        if isinstance(self.attack, BudgetAttack):
-            return self.attack.run(view, x, y, eps=eps, generator=rng)
-        assert isinstance(self.attack, MinimalAttack)
-        return self.attack.run(view, x, y, generator=rng)
+        judged = attack_batch(
+            self.defense,
+            search,
+            self.data.x(on_device),
+            self.data.labels[on_device],
+            eps=eps,
+            norm=self.spec.threat.norm,
+            n_classes=self.data.info.n_classes,
+            settings=self.settings,
+            batches=self.batches,
+        )
+        found.put(rows, judged)
+        self.dropped += judged.dropped
+        if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
+            self.dtype = str(judged.dtype)
+        self._note(judged.violations)
 
     def _descend(
         self,
         found: _Images,
-        standing: Tensor,
+        remaining: Tensor,
         budgets: Sequence[float],
         seed: int,
         advance: Advance,
@@ -349,8 +295,8 @@ class _Search:
         """Search for all of ``budgets`` at once."""
         attack = self.attack
         assert isinstance(attack, SweepAttack)
-        size = self._size(standing)
-        for rows in torch.split(standing, CHUNK * size):
+        size = self._size(remaining)
+        for rows in torch.split(remaining, CHUNK * size):
             samples = self.data.sample_ids[rows.to(self.data.device)].tolist()
             options: dict[str, Any] = {
                 "budgets": budgets,
@@ -360,18 +306,18 @@ class _Search:
             }
             self._attack(found, rows, math.inf, partial(attack.descend, **options))
 
-    def _size(self, standing: Tensor) -> int:
-        """Return how many images are searched at a time where results do not hang on it."""
+    def _size(self, remaining: Tensor) -> int:
+        """Return how many images are searched at a time where results do not depend on it."""
         device = self.data.device
         if device.type != "cuda":
             return BATCH_SIZE
 
         def probe(n: int) -> None:
-            rows = standing[:n].to(device)
-            with self._view(n) as view:
+            rows = remaining[:n].to(device)
+            with self.settings.view(self.defense, n) as view:
                 view.gradient(self.data.x(rows), self.data.labels[rows], margin)
 
-        return gpu_batch_size(device, len(standing), probe)
+        return gpu_batch_size(device, len(remaining), probe)
 
     def _note(self, violations: Sequence[Violation]) -> None:
         for violation in violations:
@@ -386,17 +332,17 @@ class _Search:
         ]
         if self.defense.stochastic and isinstance(self.attack, MinimalAttack):
             lines.append(
-                "the nearest adversarial image stands on the boundary, where this defense's noise"
-                " decides anew: a high accuracy here says that the attack stopped short"
+                "the nearest adversarial image lies on the boundary, where this defense's noise"
+                " decides again: a high accuracy here says that the attack stopped short"
             )
         if self.dropped:
             lines.append(
                 f"the gradient held NaN or infinity at {self.dropped} images: those entries were"
                 " dropped"
             )
-        if self.inside:
+        if inside := self.settings.inside:
             lines.append(
-                f"the defense clamps its input: gradients were taken {self.inside:g} inside the box"
+                f"the defense clamps its input: gradients were taken {inside:g} inside the box"
             )
         if self.defense.answer_form.note:
             lines.append(self.defense.answer_form.note)

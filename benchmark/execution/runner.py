@@ -22,7 +22,8 @@ from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.load import load_images, load_present, say_classes, say_repeats
 from benchmark.errors import UsageError
 from benchmark.evaluation.applicability import unsuited
-from benchmark.evaluation.embedding_map import code_map
+from benchmark.evaluation.embedding_map import embedding_map
+from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.evaluation.sweep import Outcome, sweep
 from benchmark.execution.freshness import standing
 from benchmark.execution.pending import Work, agenda, left, whole
@@ -205,13 +206,14 @@ class _Row:
             return
         if work.attacks:
             forget(self.folder.path, spec.dataset, name, self.seed)
+        clean = CleanPredictions(model)
         for attack in work.attacks:
-            self._attack(attack, model, test_set.head(attack.n), kept)
+            self._attack(attack, model, test_set.head(attack.n), kept, clean)
         if self.audit and work.attacks:
-            self._audit(model, train_set, test_set)
+            self._audit(clean, train_set, test_set)
             kept.restore()
         if work.codes:
-            self._map_codes(model, test_set)
+            self._map_codes(clean, test_set)
 
     def _unmixed(self, work: Work, record: ModelRecord) -> Work:
         """Return ``work``, or all there is if the rows so far are of another model, which go."""
@@ -250,14 +252,16 @@ class _Row:
         """Let this command, should it begin anew, make no further attempt at the code map."""
         self.limits.failed.add((self.seed, self.defense.name, "", ""))
 
-    def _map_codes(self, model: Defense, test_set: ImageDataset) -> None:
+    def _map_codes(self, clean: CleanPredictions, test_set: ImageDataset) -> None:
         """Bring the codes of test images to the plane; a failure costs the figure, not the run."""
         name, asked = self.defense.name, self.folder.spec.code_map
         assert asked is not None
         images = test_set.head(asked.attack.n)
         try:
             with self.limits.stretch(f"{name}: code map", lambda _: self._fail_codes()):
-                points = code_map(model, asked.attack, images, name=name, seed=self.seed)
+                points = embedding_map(
+                    *(clean.defense, asked.attack, images), name=name, seed=self.seed, clean=clean
+                )
             put_codes(self.folder.path, points)
         except Exception as error:
             self._fail_codes()
@@ -266,7 +270,9 @@ class _Row:
         else:
             self.progress.say(f"{name}: code map of {len(images)} test images")
 
-    def _audit(self, model: Defense, train_set: ImageDataset, test_set: ImageDataset) -> None:
+    def _audit(
+        self, clean: CleanPredictions, train_set: ImageDataset, test_set: ImageDataset
+    ) -> None:
         """Ask whether the attacks can be believed; a failure costs the verdict, not the run."""
         name = self.defense.name
 
@@ -275,14 +281,21 @@ class _Row:
 
         try:
             with self.limits.stretch(f"{name}: audit", fail):
-                target = Target(name, self.seed, model)
+                target = Target(name, self.seed, clean.defense, clean)
                 audit_defense(self.folder, target, train_set, test_set, self.progress)
         except Exception as error:
             reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-audit", error)
             self.progress.say(f"{name}: no audit: {reason}")
             fail(reason)
 
-    def _attack(self, attack: AttackSpec, model: Defense, images: ImageDataset, kept: Kept) -> None:
+    def _attack(
+        self,
+        attack: AttackSpec,
+        model: Defense,
+        images: ImageDataset,
+        kept: Kept,
+        clean: CleanPredictions,
+    ) -> None:
         """Sweep one attack over its budgets; keep what was computed, whatever happens.
 
         An attack that does not suit the defense is skipped, and its cells say why. The model is
@@ -315,6 +328,7 @@ class _Row:
                         seed_at=seed_at,
                         progress=self.progress,
                         exact=spec.exact,
+                        clean=clean,
                     ):
                         kept.check("the attack, or forward under attack,", settings)
                         outcomes.append(outcome)

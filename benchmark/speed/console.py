@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmark.console import plain_console
+from benchmark.console import numbers_table, plain_console
 
 Row = Mapping[str, Any]
 
@@ -51,7 +50,7 @@ def _print_task(console: Console, task: str, rows: Sequence[Row], floor: float) 
         soft_wrap=True,
     )
     headings = ["seconds", "least", "most", "x in-house", "x floor", "forwards", "backwards"]
-    table = _table("library", headings)
+    table = numbers_table("library", headings)
     for row in rows:
         cells = [_number(row[key], 2) for key in ("seconds", "seconds_min", "seconds_max")]
         cells += [_number(row[key], 2) for key in ("times_inhouse", "floor_ratio")]
@@ -59,14 +58,14 @@ def _print_task(console: Console, task: str, rows: Sequence[Row], floor: float) 
         table.add_row(row["library"], *cells)
     console.print(table)
     if task == "cw":
-        table = _table("library", ["median distance", "x nearest"])
+        table = numbers_table("library", ["median distance", "x nearest"])
         for row in rows:
             far = [_number(row[key], 3) for key in ("median_distance", "distance_ratio")]
             table.add_row(row["library"], *far)
         console.print()
         console.print(table)
     console.print("\nrobust accuracy", soft_wrap=True)
-    table = _table("eps", [row["library"] for row in rows])
+    table = numbers_table("eps", [row["library"] for row in rows])
     for eps in first["robust_accuracy"]:
         table.add_row(eps, *(f"{row['robust_accuracy'][eps]:.3f}" for row in rows))
     console.print(table)
@@ -75,7 +74,7 @@ def _print_task(console: Console, task: str, rows: Sequence[Row], floor: float) 
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """Return what bears on the numbers of one task, a sentence each."""
+    """Return remarks on the numbers of one task, a sentence each."""
     found = []
     for row in rows:
         excess = row["excess_points"]
@@ -93,7 +92,7 @@ def _print_doubling(console: Console, rows: Sequence[Row]) -> None:
     console.print("\nthe in-house sweep over more levels", soft_wrap=True)
     headings = ["seconds", "least", "most", "forwards", "backwards"]
     peak = any(row["peak_memory"] for row in rows)
-    table = _table("levels", [*headings, "peak memory, MB"] if peak else headings)
+    table = numbers_table("levels", [*headings, "peak memory, MB"] if peak else headings)
     for row in rows:
         cells = [_number(row[key], 2) for key in ("seconds", "seconds_min", "seconds_max")]
         cells += [_number(row[f"{way}_per_sample"], 1) for way in ("forwards", "backwards")]
@@ -103,13 +102,6 @@ def _print_doubling(console: Console, rows: Sequence[Row]) -> None:
 
 def _megabytes(row: Row) -> str:
     return _number(row["peak_memory"] and row["peak_memory"] / 1e6, 1)
-
-
-def _table(first: str, others: Sequence[str]) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _number(value: float | None, digits: int) -> str:

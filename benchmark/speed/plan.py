@@ -1,20 +1,19 @@
-"""What ``speed`` measures: the tasks, and who takes part in each with which settings.
+"""What ``speed`` measures: the tasks, and the libraries and settings of each.
 
 Every library gets the preset's settings of the in-house attack, the same images and the same
 model. A peer attacks every image from scratch at every eps; the in-house attack goes by its own
-schedule, and once more from scratch, so that what the schedule saves stands by itself.
+schedule, and once more from scratch, which shows what the schedule saves.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import entry_points
 from typing import Any
 
 from benchmark import __version__
 from benchmark.attacks.base import BudgetAttack
 from benchmark.attacks.loader import attack_class, load_attack
-from benchmark.attacks.peers.library import AttackLibrary
+from benchmark.attacks.peers.library import known_libraries
 from benchmark.config.presets import preset_for
 from benchmark.config.spec import INHOUSE, AttackSpec, DefenseSpec, RunSpec, check_count
 from benchmark.config.threat import ThreatModel
@@ -25,7 +24,7 @@ from benchmark.io.paths import safe_name
 from benchmark.models.defense import Defense
 from benchmark.models.loader import load_defense
 from benchmark.plugins.names import canonical
-from benchmark.registry import DATASETS, DEFENSES, LIBRARIES
+from benchmark.registry import DATASETS, DEFENSES
 
 TASKS = ("pgd", "pgd_full", "sweep", "cw")
 UNDEFENDED = "undefended"
@@ -34,8 +33,7 @@ EXACT = f"{INHOUSE}-exact"
 
 IMAGES = 100
 IMAGES_CW = 32
-"""Where the user gives no number. ART's C&W takes a dozen backward passes an iteration, and more:
-with these a run on MNIST takes about ten minutes on two CPU cores."""
+"""Images attacked where the user gives no number (docs/constants.md)."""
 
 MOST_LEVELS = 256
 
@@ -150,7 +148,7 @@ def plan_speed(settings: SpeedSettings) -> SpeedPlan:
     if "sweep" in settings.tasks:
         DEFENSES.check(settings.defense)
         names.append(settings.defense)
-    known = _known()
+    known = known_libraries()
     for library in settings.libraries:
         if library not in known:
             raise unknown_name("library", library, known)
@@ -292,10 +290,3 @@ def ladder(threat: ThreatModel, levels: int) -> tuple[float, ...]:
 def doubled(levels: int) -> list[int]:
     """Return a quarter, half, once and twice ``levels``, each at least 1."""
     return sorted({max(1, levels // 4), max(1, levels // 2), levels, 2 * levels})
-
-
-def _known() -> dict[str, AttackLibrary | None]:
-    """Return every registered library by name, the in-house one (None) first."""
-    if not entry_points(group=LIBRARIES.group):
-        return {INHOUSE: None}
-    return {INHOUSE: None} | {name: LIBRARIES.load(name) for name in LIBRARIES.names()}

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from benchmark.config.threat import eps_key
 from benchmark.results.audit_words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports.analysis.studies import sequential_styles
 from reports.figures.curves import line_styles
@@ -92,7 +93,7 @@ class Panel:
 
 def _curve(name: str, look: Look, rows: pd.DataFrame, dataset: str) -> Curve:
     """Make a curve from the most trustworthy run of ``rows``, on the paper's range of eps."""
-    rows = rows[rows["eps"] <= paper.grid(dataset)[-1] + 1e-9]
+    rows = rows[rows["eps"].map(eps_key) <= eps_key(paper.grid(dataset)[-1])]
     if not (rows["status"] == MEASURED).any():
         states = {NOT_RUN} if rows.empty else set(rows["status"].str.partition(":")[0])
         word = next(w for w in ("failed", "skipped", NOT_RUN) if w in states)

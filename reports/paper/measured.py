@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import eps_key, reach
 from benchmark.results.audit_tables import read_verdicts
 from benchmark.results.embedding_points import CODES, read_codes
 from benchmark.results.run import Run
@@ -130,7 +130,7 @@ def _against(item: str, expected: Iterable[Row], points: pd.DataFrame) -> pd.Dat
     """Put the runs' points beside the expected ones, each a row of POINT and ``published``."""
     wanted = pd.DataFrame(list(expected), columns=[*POINT, "published"])
     # A grid typed as 0.3 and one computed as 3 * 0.1 mean the same budget.
-    wanted, found = (frame.assign(at=frame["eps"].round(9)) for frame in (wanted, points))
+    wanted, found = (frame.assign(at=frame["eps"].map(eps_key)) for frame in (wanted, points))
     merged = wanted.merge(
         found.drop(columns=["eps", "norm"]), how="left", on=["dataset", "defense", "attack", "at"]
     )
@@ -210,7 +210,7 @@ def _at_threshold(
     names = ["attack", "library", "measured", "ci_low", "ci_high", "n", *SOURCE]
     own = points[mine]
     if attack.type not in NEAREST:
-        return own.loc[(own["eps"] - eps).abs() < 1e-9, names].to_dict("records")
+        return own.loc[own["eps"].map(eps_key) == eps_key(eps), names].to_dict("records")
     if own.empty:
         return []
     # Where some eps are there and others not, one is enough: the images are the same at each.
@@ -226,8 +226,7 @@ def _nearest(run: Run, defense: str, attack: AttackSpec, eps: float, images: int
     own = samples[mine & (samples["library"] == attack.library)]
     # Every eps above 0 has the images that the attack found.
     own = own.sort_values("eps").drop_duplicates(["seed", "sample_id"], keep="last")
-    reach = eps * (1 + 1e-5) + float(np.finfo(np.float32).eps)
-    fooled = (own["pred_adv"] != own["label"]) & (own["distance"] <= reach)
+    fooled = (own["pred_adv"] != own["label"]) & (own["distance"] <= reach(eps))
     robust = float(1 - fooled.mean())
     low, high = wilson_interval(robust * images, images)
     return {"measured": robust, "ci_low": low, "ci_high": high}
@@ -294,9 +293,9 @@ def _curves(item: str, defenses: Sequence[str], points: pd.DataFrame) -> pd.Data
     ]
     of_it = points["dataset"].isin(paper.DATASETS) & points["defense"].isin(defenses)
     more = points[of_it & points["attack"].isin(["pgd", "pgd-eot"])]
-    rows = {(*key[:3], round(key[3], 9)): key for key in shown}
+    rows = {(*key[:3], eps_key(key[3])): key for key in shown}
     for key in more[POINT].itertuples(index=False, name=None):
-        rows.setdefault((*key[:3], round(key[3], 9)), key)
+        rows.setdefault((*key[:3], eps_key(key[3])), key)
     ordered = sorted(rows.values(), key=lambda k: (_place(k, defenses), k[2], k[3]))
     expected = ({**dict(zip(POINT, key, strict=True)), "published": math.nan} for key in ordered)
     return _against(item, expected, points)

@@ -5,7 +5,6 @@ would seem to have withstood it. Of a stochastic defense the lowest single attac
 audit's verdicts: each further one is one more draw.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.config.threat import reach, same_eps
 from benchmark.stats import wilson_intervals
 from reports.analysis.flags import flagged, flags, flags_of
 from reports.analysis.outcomes import (
@@ -138,9 +138,9 @@ def _audited(
     if audit is None:
         return nobody
     if random:
-        own = [fates for (_, at), fates in audit.draws.items() if math.isclose(at, eps)]
+        own = [fates for (_, at), fates in audit.draws.items() if same_eps(at, eps)]
         return lowest([*robust, *own]) if own else nobody
-    fooled_by = np.where(audit.reach <= eps, FOOLED, fate)
+    fooled_by = np.where(audit.reach <= reach(eps), FOOLED, fate)
     return np.where((fate == ABSENT) | ~audit.seen, ABSENT, fooled_by).astype(np.int8)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.config.threat import eps_key
 from benchmark.results.row_keys import count_distinct
 from benchmark.results.run import Run
 from benchmark.results.schema import CELL_KEY, CELLS
@@ -38,8 +39,8 @@ def is_number(value: Any) -> bool:
 
 
 def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
-    # Parquet and JSON both keep floats exactly; rounding only forgives hand-made tables.
-    return tuple(round(row[name], 12) if name == "eps" else row[name] for name in CELL_KEY)
+    # Parquet and JSON both keep floats exactly; this only forgives hand-made tables.
+    return tuple(eps_key(row[name]) if name == "eps" else row[name] for name in CELL_KEY)
 
 
 def grid(run: Run) -> pd.DataFrame:

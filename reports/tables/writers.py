@@ -90,4 +90,5 @@ def latex_tabular(header: Cells, rows: Iterable[Cells], columns: str) -> str:
 def _tabulated(rows: Iterable[Cells], header: Cells, form: TableFormat) -> str:
     # Braces: a line that starts with [ or * would be read as an option of the \\ before it.
     held = [[f"{{{first}}}", *others] for first, *others in rows]
-    return tabulate(held, header, tablefmt=form, disable_numparse=True, stralign=None)
+    text: str = tabulate(held, header, tablefmt=form, disable_numparse=True, stralign=None)
+    return text

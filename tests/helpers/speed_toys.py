@@ -54,7 +54,7 @@ def use_toys(monkeypatch) -> None:
 
     monkeypatch.setattr(Registry, "entries", toy_entries)
     monkeypatch.setattr(Registry, "load", toy_load)
-    monkeypatch.setattr(speed_plan, "entry_points", lambda group: [group])
+    monkeypatch.setattr("benchmark.attacks.peers.library.entry_points", lambda group: [group])
     monkeypatch.setattr(speed_plan, "UNDEFENDED", "toys:Tiny")
 
 

@@ -64,7 +64,7 @@ def toys(monkeypatch):
 
     monkeypatch.setattr(Registry, "entries", toy_entries)
     monkeypatch.setattr(Registry, "load", toy_load)
-    monkeypatch.setattr("benchmark.crosscheck.plan.entry_points", lambda group: [group])
+    monkeypatch.setattr("benchmark.attacks.peers.library.entry_points", lambda group: [group])
 
 
 def plan_toy(**options):

@@ -94,7 +94,7 @@ ATTACKS = {
     "ReturnsNothing": "the attack returned a NoneType; it must return images",
     "ReturnsFewer": "the attack returned shape (1, 1, 28, 28) for (",
     "ReturnsBytes": "the attack returned torch.uint8; it must return images",
-    "ReturnsNoNumber": "the attack returned no number for all ",
+    "ReturnsNoNumber": "the attack returned NaN or infinity for all ",
     "MovesTheCleanImages": "the attack changed the images or labels that it was given",
     "Relabels": "the attack changed the images or labels that it was given",
     "ChangesTheModel": "the attack, or forward under attack, changed weights or buffers",

@@ -6,11 +6,13 @@ A library is an entry point of the group ``defensebench.attack_libraries`` that 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 
 from benchmark.attacks.base import Attack
+from benchmark.config.spec import INHOUSE
 from benchmark.errors import UsageError, unknown_name
+from benchmark.registry import LIBRARIES
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,10 @@ class AttackLibrary:
         if self.named is not None:
             return self.named(name)
         raise unknown_name(f"attack of {self.name}", name, self.attacks)
+
+
+def known_libraries() -> dict[str, AttackLibrary | None]:
+    """Return every registered library by name, the in-house one (None) first."""
+    if not entry_points(group=LIBRARIES.group):
+        return {INHOUSE: None}
+    return {INHOUSE: None} | {name: LIBRARIES.load(name) for name in LIBRARIES.names()}

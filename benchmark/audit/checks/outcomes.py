@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.attacks.base import BudgetAttack
 from benchmark.attacks.norms import project, steepest_ascent, unit_ball
 from benchmark.attacks.pgd import PGD
+from benchmark.attacks.view import AttackView
 from benchmark.audit.case import Curve, Finding, Subject, alarm_if
 from benchmark.audit.measurements import (
     ASKED_OFTEN,
@@ -30,10 +32,10 @@ from benchmark.audit.measurements import (
     seed_for,
     steps_of,
     unanswerable,
-    view_of,
     worst_case,
 )
 from benchmark.audit.registration import check
+from benchmark.evaluation.scoring import ViewSettings, attack_batch
 from benchmark.seeding import generator, seeded
 
 INHOUSE = "inhouse"
@@ -55,14 +57,37 @@ DECIDED = 3
 """So many answers of a stochastic defense must all be wrong for an image to have fallen."""
 
 
-def _fell(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images (N,) bool the defense gets wrong, and not by one lucky draw."""
-    fell = subject.defense.predict(x) != y
+def _fell(subject: Subject, x: Tensor, y: Tensor, fell: Tensor | None = None) -> Tensor:
+    """Return which images (N,) bool the defense gets wrong, and not by one lucky draw.
+
+    ``fell`` are the answers of the first draw, where it was asked already.
+    """
+    fell = subject.defense.predict(x) != y if fell is None else fell.clone()
     for _ in range(DECIDED - 1 if subject.defense.stochastic else 0):
         rows = fell.nonzero().flatten()
         if len(rows):
             fell[rows] = subject.defense.predict(x[rows]) != y[rows]
     return fell
+
+
+def _fell_to(
+    subject: Subject, attack: BudgetAttack, x: Tensor, y: Tensor, eps: float, name: str
+) -> Tensor:
+    """Return which images (N,) bool ``attack`` turns within ``eps``, for the check ``name``."""
+    seed = seed_for(subject, name)
+
+    def search(view: AttackView, x: Tensor, y: Tensor) -> Tensor:
+        with seeded(seed, x.device):
+            return attack.run(view, x, y, eps=eps, generator=generator(seed, x.device))
+
+    judged = attack_batch(
+        *(subject.defense, search, x, y),
+        eps=eps,
+        norm=attack.norm,
+        n_classes=subject.defense.info.n_classes,
+        settings=ViewSettings(subject.eot, subject.bpda, subject.inside),
+    )
+    return _fell(subject, judged.x_adv, y, judged.success.to(y.device))
 
 
 # --- along an attack -----------------------------------------------------------------------------
@@ -137,11 +162,8 @@ def unbounded_attack(subject: Subject) -> Finding:
     if unanswered := unanswerable(name, subject):
         return unanswered
     x, y = asked(subject, UNBOUNDED_ASKED)
-    seed = seed_for(subject, name)
     attack = PGD(steps=steps_of(subject))
-    with view_of(subject, len(x)) as view, seeded(seed, x.device):
-        x_adv = attack.run(view, x, y, eps=1.0, generator=generator(seed, x.device))
-    stands = float((~_fell(subject, x_adv, y)).double().mean())
+    stands = float((~_fell_to(subject, attack, x, y, 1.0, name)).double().mean())
     evidence = (
         f"at eps 1 (linf), which holds every image, {stands:.0%} of {len(x)} images stand after"
         f" {attack.steps} steps of PGD; trusted up to {REACHED:.0%}"
@@ -226,13 +248,11 @@ def rises_with_eps(subject: Subject) -> Finding:
         evidence = f"{len(x)} images are too few to tell a rise from chance"
         return Finding(name, "undecided", torch.nan, torch.nan, evidence)
     largest = max([at.eps, *(eps for c in subject.curves if c.norm == at.norm for eps in c.eps)])
-    attack, seed = PGD(steps=RISE_STEPS, norm=at.norm), seed_for(subject, name)
+    attack = PGD(steps=RISE_STEPS, norm=at.norm)
     fell = {}
     for eps in (share * largest for share in SHARES):
         # From scratch and from the same starts at each eps: nothing is taken over.
-        with view_of(subject, len(x)) as view, seeded(seed, x.device):
-            x_adv = attack.run(view, x, y, eps=eps, generator=generator(seed, x.device))
-        fell[eps] = _fell(subject, x_adv, y)
+        fell[eps] = _fell_to(subject, attack, x, y, eps, name)
     pairs = list(combinations(fell, 2))
     threshold = CHANCE / len(pairs)
     rises = [(_chance(fell[small], fell[large]), small, large) for small, large in pairs]
@@ -337,12 +357,9 @@ def longer_attack(subject: Subject) -> Finding:
     x, y, share = _stood(subject, at)
     if not len(x):
         return _nothing(name, at)
-    seed = seed_for(subject, name)
     attack = PGD(steps=LONGER, restarts=RESTARTS, norm=at.norm)
-    with view_of(subject, len(x)) as view, seeded(seed, x.device):
-        x_adv = attack.run(view, x, y, eps=at.eps, generator=generator(seed, x.device))
     how = f"PGD of {LONGER} steps with {RESTARTS} starts"
-    fell = _fell(subject, x_adv, y)
+    fell = _fell_to(subject, attack, x, y, at.eps, name)
     reason = "attack not converged"
     return _gain(name, at, fell, share, LONGER_GAIN, how, reason, about_sweep=True)
 
@@ -359,12 +376,8 @@ def black_box(subject: Subject) -> Finding:
     x, y, share = _stood(subject, at)
     if not len(x):
         return _nothing(name, at)
-    seed = seed_for(subject, name)
     square: Any = named("Square")  # made from torchattacks' class, with its parameters
-    attack = square(norm=at.norm, n_queries=QUERIES)
-    with view_of(subject, len(x)) as view, seeded(seed, x.device):
-        x_adv = attack.run(view, x, y, eps=at.eps, generator=generator(seed, x.device))
     how = f"Square with {QUERIES} queries"
-    fell = _fell(subject, x_adv, y)
+    fell = _fell_to(subject, square(norm=at.norm, n_queries=QUERIES), x, y, at.eps, name)
     reason = "black box beats the attack"
     return _gain(name, at, fell, share, BLACK_BOX_GAIN, how, reason, about_sweep=True)

@@ -188,7 +188,7 @@ FAULTS = {
     "does not return the best image that it tried: in 4 of 5": anything,
     "left the ball by up to 0.15 in 5 of 5": leaves_ball,
     "left the box [0, 1] by up to 0.2 in 4 of 5": leaves_box,
-    "not numbers for 5 of 5": nan,
+    "NaN or infinity for 5 of 5": nan,
     "random start, or at least did not start at the image: in 5 of 5": starts_elsewhere,
     "its first gradient was taken up to 0.15 away": starts_elsewhere,
     "gave up on 1 of 5 attempts (an image at an eps) that another library solved": gives_up,

@@ -24,7 +24,7 @@ from benchmark.dimension.estimator import (
     scale,
 )
 from benchmark.dimension.library import library_estimates
-from benchmark.dimension.measure import PUBLISHED
+from benchmark.dimension.plan import PUBLISHED, Published
 
 K1, K2 = 6, 12
 
@@ -235,7 +235,7 @@ def test_the_table_is_for_people(call, monkeypatch) -> None:
     monkeypatch.setattr(
         dimension_measure,
         "PUBLISHED",
-        {"digits": dimension_measure.Published(99, "levina", "none")},
+        {"digits": Published(99, "levina", "none")},
     )
     code, out, _ = call(*DIGITS)
     assert code == 0

@@ -9,8 +9,8 @@ from toys import Function, Linear, dataset, pixels
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
-from benchmark.evaluation import embedding_map as code_map_module
-from benchmark.evaluation.embedding_map import code_map, place
+from benchmark.evaluation import embedding_map as map_module
+from benchmark.evaluation.embedding_map import embedding_map, place
 from benchmark.results import ResultsError, write_table
 from benchmark.results.embedding_points import CODES, FILE, put_codes, read_codes
 
@@ -46,12 +46,12 @@ def codes(monkeypatch):
         kept.append(values)
         return np.stack([values[:, 0], np.zeros(len(values))], 1)
 
-    monkeypatch.setattr(code_map_module, "place", first)
+    monkeypatch.setattr(map_module, "place", first)
     return kept
 
 
 def test_closed_form_on_a_threshold(codes):
-    points = code_map(Shown(), PGD, images(), name="shown", seed=3)
+    points = embedding_map(Shown(), PGD, images(), name="shown", seed=3)
     assert points.columns.tolist() == CODES.names
     clean, attacked = (points[points["condition"] == word] for word in ("clean", "attacked"))
     assert len(clean) == len(attacked) == 9
@@ -68,7 +68,7 @@ def test_closed_form_on_a_threshold(codes):
 
 
 def test_rows_say_what_they_are(codes):
-    points = code_map(Shown(), PGD, images(), name="shown[k=1]", seed=3)
+    points = embedding_map(Shown(), PGD, images(), name="shown[k=1]", seed=3)
     one = points.groupby("condition", sort=False)[["attack", "eps"]].first()
     assert one.loc["clean"].tolist() == ["", 0.0]
     assert one.loc["attacked"].tolist() == ["pgd", 0.2]
@@ -78,32 +78,32 @@ def test_rows_say_what_they_are(codes):
 
 
 def test_both_conditions_are_placed_by_one_fit(codes):
-    code_map(Shown(), PGD, images(), name="shown", seed=0)
+    embedding_map(Shown(), PGD, images(), name="shown", seed=0)
     (together,) = codes
     assert together.shape == (18, 2)
 
 
 def test_eps_0_and_nothing_left_to_attack(codes):
     still = AttackSpec("pgd", ThreatModel("linf", (0.0,)), 8)
-    points = code_map(Shown(), still, images(), name="shown", seed=0)
+    points = embedding_map(Shown(), still, images(), name="shown", seed=0)
     assert (points["x"][:9].to_numpy() == points["x"][9:].to_numpy()).all()
     wrong = dataset(pixels(*GREY), 1 - (torch.tensor(GREY) > 0.5).long())
-    points = code_map(Shown(), PGD, wrong, name="shown", seed=0)
+    points = embedding_map(Shown(), PGD, wrong, name="shown", seed=0)
     assert (points["pred"] != points["label"]).all()
     assert (points["x"][:9].to_numpy() == points["x"][9:].to_numpy()).all()
 
 
 def test_batches_change_nothing(codes, monkeypatch):
     exact = AttackSpec("pgd", PGD.threat, 8, params={"steps": 5, "random_start": False})
-    whole = code_map(Shown(), exact, images(), name="shown", seed=0)
-    monkeypatch.setattr(code_map_module, "BATCH_SIZE", 4)
-    parts = code_map(Shown(), exact, images(), name="shown", seed=0)
+    whole = embedding_map(Shown(), exact, images(), name="shown", seed=0)
+    monkeypatch.setattr(map_module, "BATCH_SIZE", 4)
+    parts = embedding_map(Shown(), exact, images(), name="shown", seed=0)
     pd.testing.assert_frame_equal(whole, parts)
 
 
 def test_hangs_on_the_seed_alone_and_leaves_the_random_state():
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    one, two, other = (code_map(Shown(), PGD, images(), name="s", seed=s) for s in (0, 0, 1))
+    one, two, other = (embedding_map(Shown(), PGD, images(), name="s", seed=s) for s in (0, 0, 1))
     pd.testing.assert_frame_equal(one, two)
     assert not one["x"].equals(other["x"])
     assert torch.equal(torch.get_rng_state(), torch_state)
@@ -112,13 +112,13 @@ def test_hangs_on_the_seed_alone_and_leaves_the_random_state():
 
 def test_what_cannot_be_mapped_is_refused_in_one_line():
     bare = Function(lambda x: torch.cat([0.5 - x.flatten(1), x.flatten(1) - 0.5], 1))
-    with pytest.raises(UsageError, match="defense bare has no codes"):
-        code_map(bare, PGD, images(), name="bare", seed=0)
+    with pytest.raises(UsageError, match="defense bare has no embeddings"):
+        embedding_map(bare, PGD, images(), name="bare", seed=0)
     nearest = AttackSpec("cw", ThreatModel("l2", (1.0,)), 8)
     grid = AttackSpec("pgd", ThreatModel("linf", (0.1, 0.2)), 8)
     for spec in (nearest, grid):
         with pytest.raises(UsageError, match="needs one budget"):
-            code_map(Shown(), spec, images(), name="shown", seed=0)
+            embedding_map(Shown(), spec, images(), name="shown", seed=0)
 
 
 # --- the placing itself

@@ -157,7 +157,7 @@ def test_notes_stand_beside_each_other_and_are_said_once():
 
     model = Noisy(torch.ones(1), [0.0], -0.5)
     first, second = outcomes(model, Outside(norm="linf"), DATA, [0.1, 0.2])
-    boundary = "the nearest adversarial image stands on the boundary, where this defense's noise"
+    boundary = "the nearest adversarial image lies on the boundary, where this defense's noise"
     assert first.notes.startswith("images left the box, projected: 3 (by up to 0.8); " + boundary)
     assert second.notes.startswith(boundary)
 

@@ -280,7 +280,7 @@ def test_a_defense_that_runs_out_of_memory_is_asked_for_less():
     for attack in (PGD(steps=3), PGD(steps=3, early_stop=False), Nearest(norm="linf")):
         with pytest.MonkeyPatch.context() as patch, clear_answers(hungry_step):
             # The few images that tell whether the defense clamps fit.
-            patch.setattr(sweep_module, "inside_for", lambda *_: 0.0)
+            patch.setattr("benchmark.evaluation.scoring.inside_for", lambda *_: 0.0)
             found = outcomes(hungry_step, attack, data, [0.1, 0.3])
         with clear_answers(STEP):
             reference = outcomes(STEP, attack, data, [0.1, 0.3])

@@ -39,7 +39,7 @@ def test_the_code_map_is_kept_beside_the_tables_and_made_once(go, monkeypatch):
     points = read_codes(go().path)
     assert set(points["defense"]) == {"toys:Coded"}
     assert points.groupby("condition").size().to_dict() == {"attacked": 30, "clean": 30}
-    monkeypatch.setattr(runner, "code_map", None)
+    monkeypatch.setattr(runner, "embedding_map", None)
     assert go().was_complete
 
 

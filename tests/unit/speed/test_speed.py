@@ -15,8 +15,9 @@ from benchmark.config.threat import ThreatModel
 from benchmark.evaluation.sweep import sweep
 from benchmark.progress import Progress
 from benchmark.speed import measure as speed_measure
-from benchmark.speed.measure import Runs, Stopwatch, excess_points, measure, median_distance, rows
+from benchmark.speed.measure import Stopwatch, measure
 from benchmark.speed.plan import EXACT, Contestant
+from benchmark.speed.results import Measured, Runs, excess_points, median_distance, rows
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_distances_are_compared_with_the_nearest() -> None:
     for name, one in (("inhouse", far), ("near", near), ("lost", lost)):
         one.contestant = replace(one.contestant, name=name)
     plan = planned(tasks=("cw",), libraries=("inhouse",), defense="rse")
-    found = rows(speed_measure.Measured(plan.tasks[0], [far, near, lost], [], 0.001))
+    found = rows(Measured(plan.tasks[0], [far, near, lost], [], 0.001))
     assert [row["distance_ratio"] for row in found[:2]] == pytest.approx([1.5, 1], abs=0.01)
     # None in JSON, where there is no infinity.
     assert speed_measure.finite(found[2])["median_distance"] is None
