@@ -274,7 +274,7 @@ FILE = re.compile(r"(?<![\w/.-])(?:benchmark|defenses|baselines|reports|tests|do
 DOTTED = re.compile(
     r"(?<![\w./-])(?:benchmark|defenses|baselines|reports)(?!\.py\b)(?:[.:][A-Za-z_]\w*)+"
 )
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 MADE = ("docs/checks/dark-images.md",)
 """Files that an example of docs/architecture.md makes."""
 
@@ -295,6 +295,14 @@ def is_there(name: str) -> bool:
     return True
 
 
+def leads_somewhere(page: Path, file: str, heading: str) -> bool:
+    target = page.parent / file if file else page
+    if not heading or not target.exists():
+        return target.exists()
+    titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+    return heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text("utf-8")
@@ -302,5 +310,5 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     assert not files, f"no such file: {sorted(files)}"
     dotted = {name for name in DOTTED.findall(text) if not is_there(name)}
     assert not dotted, f"no such module or name: {sorted(dotted)}"
-    links = {link for link in LINK.findall(text) if not (page.parent / link).exists()}
-    assert not links, f"no such page: {sorted(links)}"
+    links = {"#".join(link) for link in LINK.findall(text) if not leads_somewhere(page, *link)}
+    assert not links, f"no such page or heading: {sorted(links)}"
