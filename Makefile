@@ -1,9 +1,9 @@
-# make demo: a first run, to a report. make test: the tests. Both make their own environment.
+# make demo: a first run, with its report. make test: the tests. Each makes the environment it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
-# cpu, cu128, ...: which of PyTorch's own indexes its build is from; the package index's if empty.
+# Which of PyTorch's own indexes its build comes from (cpu, cu128, ...); empty: the package index.
 TORCH ?=
 BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
@@ -14,13 +14,13 @@ TORCH_FIRST = $(if $(TORCH),$(BIN)/python -m pip install --quiet torch torchvisi
 .PHONY: help demo test coverage lint clean
 
 help:
-	@echo "make demo   train and attack every defense on the digits that come with scikit-learn"
-	@echo "make test   run the tests on two cores"
-	@echo "make coverage  the tests, and which lines and branches of benchmark/ they reach"
-	@echo "make lint   check style, types and the directions of imports"
-	@echo "make clean  remove the environment, caches and what building left (not $(RUNS)/)"
-	@echo "TORCH=cpu make ... takes PyTorch's CPU build, for a machine without a GPU"
-	@echo "PYTHON=python3.12 make ... picks the interpreter (3.11 to 3.13)"
+	@echo "make demo      train and attack every defense on scikit-learn's digits; write a report"
+	@echo "make test      run the tests on two cores"
+	@echo "make coverage  run the tests and show which lines and branches of benchmark/ they miss"
+	@echo "make lint      check style, types and the directions of imports"
+	@echo "make clean     remove the environment, caches and build files (not $(RUNS)/)"
+	@echo "make TORCH=cpu ...  take PyTorch's CPU build, for a machine without a GPU"
+	@echo "make PYTHON=python3.12 ...  pick the interpreter (3.11 to 3.13)"
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m benchmark run --dataset digits --preset smoke --defenses all --out $(RUNS)

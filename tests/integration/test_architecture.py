@@ -1,14 +1,18 @@
 """Imports go one way, and what must start at once does."""
 
 import ast
+import configparser
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from markdown_pages import PAGES, section
 from paths import ROOT
 
 PACKAGES = ("benchmark", "defenses", "baselines", "reports")
@@ -217,3 +221,94 @@ def test_layout_is_complete() -> None:
         f"benchmark/{name}/__init__.py" for name in ROOMS
     }
     assert expected <= names
+
+
+# --- what the documentation says of it -------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def table(markdown: str, first: str) -> list[list[str]]:
+    """Return the cells of the table whose head begins with ``first``, without the head."""
+    lines = markdown.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize(
+    ("package", "contract"), [("benchmark", "rooms"), ("reports", "report-rooms")]
+)
+def test_the_page_has_every_room_in_order(package: str, contract: str) -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    layers = config[f"importlinter:contract:{contract}"]["layers"].split("\n")
+    rooms = [[name.strip() for name in layer.split("|")] for layer in layers if layer.strip()]
+    rows = table(ARCHITECTURE, f"room of {package}")
+    assert [code(room) for room, _, _ in rows] == rooms
+    assert [code(below) for _, _, below in rows] == [*rooms[1:], []]
+
+
+def test_the_way_of_an_image_names_what_is_there() -> None:
+    way = section(ARCHITECTURE, "## The way of one image")
+    rows = table(way, "file")
+    (count,) = re.findall(r"These are (\d+) files", way)
+    files = [code(file)[0] for file, _, _ in rows]
+    assert len(files) == len(set(files)) == int(count)
+    assert 12 <= len(files) <= 15
+    for file, (_, functions, _) in zip(files, rows, strict=True):
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert set(code(functions)) <= defined, file
+
+
+FILE = re.compile(r"(?<![\w/.-])(?:benchmark|defenses|baselines|reports|tests|docs)/[\w/.*-]*\w/?")
+DOTTED = re.compile(
+    r"(?<![\w./-])(?:benchmark|defenses|baselines|reports)(?!\.py\b)(?:[.:][A-Za-z_]\w*)+"
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+MADE = ("docs/checks/dark-images.md",)
+"""Files that an example of docs/architecture.md makes."""
+
+
+def is_there(name: str) -> bool:
+    """Tell whether ``package.module.attribute`` or ``package.module:Object`` exists."""
+    parts = re.split("[.:]", name)
+    module = parts.pop(0)
+    while parts and find_spec(f"{module}.{parts[0]}"):
+        module = f"{module}.{parts.pop(0)}"
+        if not find_spec(module).submodule_search_locations:
+            break
+    found = import_module(module)
+    for part in parts:
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+def leads_somewhere(page: Path, file: str, heading: str) -> bool:
+    target = page.parent / file if file else page
+    if not heading or not target.exists():
+        return target.exists()
+    titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+    return heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text("utf-8")
+    files = {name for name in FILE.findall(text) if not any(ROOT.glob(name))} - {*MADE}
+    assert not files, f"no such file: {sorted(files)}"
+    dotted = {name for name in DOTTED.findall(text) if not is_there(name)}
+    assert not dotted, f"no such module or name: {sorted(dotted)}"
+    links = {"#".join(link) for link in LINK.findall(text) if not leads_somewhere(page, *link)}
+    assert not links, f"no such page or heading: {sorted(links)}"

@@ -1,17 +1,22 @@
-"""A defense is one file and one entry-point line: the README's example, from list to report."""
+"""The README's examples: a defense from list to report, weights that exist, images of one's own."""
 
+import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from markdown_pages import blocks, install
 from paths import ROOT
+from PIL import Image
+from torch import nn
 
 from benchmark.testing import COLOUR, GREY, check_defense
 
@@ -21,17 +26,22 @@ PLUGIN = "label-smoothing"
 BROKEN = """raise RuntimeError("no such accelerator")\n"""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def texts(language: str) -> list[str]:
+    return [block.text for block in blocks(README) if block.language == language]
 
 
-def example() -> str:
-    (block,) = [block for block in blocks("python") if "(Defense):" in block]
+def holding(words: str) -> str:
+    """Return the only Python example of the README with these words."""
+    (block,) = [block for block in texts("python") if words in block]
     return block
 
 
+def example() -> str:
+    return holding("LabelSmoothing(Defense):")
+
+
 def entry_points() -> dict[str, str]:
-    (block,) = blocks("toml")
+    (block,) = texts("toml")
     (group,) = tomllib.loads(block)["project"]["entry-points"].items()
     assert group[0] == "defensebench.defenses"
     return group[1]
@@ -74,15 +84,10 @@ class Site:
         return pd.read_parquet(folder / "cells.parquet"), page
 
 
-def install(folder: Path, name: str, module: str, source: str, points: dict[str, str]) -> None:
+def install_defenses(folder: Path, module: str, source: str, points: dict[str, str]) -> None:
     """Do what an installer does: one module, and metadata with the entry points."""
     (folder / f"{module}.py").write_text(source, "utf-8")
-    info = folder / f"{module}-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n", "utf-8")
-    lines = [f"{point} = {value}" for point, value in points.items()]
-    text = "\n".join(["[defensebench.defenses]", *lines, ""])
-    (info / "entry_points.txt").write_text(text, "utf-8")
+    install(folder, module, {"defensebench.defenses": points})
 
 
 @pytest.fixture
@@ -90,14 +95,13 @@ def site(tmp_path: Path) -> Site:
     plugins, work = tmp_path / "plugins", tmp_path / "work"
     plugins.mkdir()
     work.mkdir()
-    install(plugins, "smoothing", "label_smoothing", example(), entry_points())
+    install_defenses(plugins, "label_smoothing", example(), entry_points())
     return Site(plugins, work)
 
 
 def test_readme_names_the_example_consistently() -> None:
     assert entry_points() == {PLUGIN: "label_smoothing:LabelSmoothing"}
-    (test,) = [block for block in blocks("python") if "check_defense" in block]
-    assert "from label_smoothing import LabelSmoothing" in test
+    assert "from label_smoothing import LabelSmoothing" in holding("check_defense")
 
 
 @pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
@@ -127,7 +131,7 @@ def test_plugin_is_listed_run_and_reported(site: Site) -> None:
     assert PLUGIN in page
     assert PLUGIN in done.stdout
 
-    (script,) = [block for block in blocks("python") if "read_run" in block]
+    script = holding("read_run")
     shown = subprocess.run(
         [sys.executable, "-c", script], cwd=site.work, capture_output=True, text=True, check=True
     )
@@ -136,7 +140,7 @@ def test_plugin_is_listed_run_and_reported(site: Site) -> None:
 
 @pytest.mark.e2e
 def test_broken_plugin_costs_its_own_cells_only(site: Site) -> None:
-    install(site.plugins, "broken", "broken_plugin", BROKEN, {"broken": "broken_plugin:Broken"})
+    install_defenses(site.plugins, "broken_plugin", BROKEN, {"broken": "broken_plugin:Broken"})
     done = site.run(f"broken,{PLUGIN}")
     assert done.returncode == 1, done.stderr
     cells, page = site.result()
@@ -159,6 +163,47 @@ def test_class_runs_by_its_path_without_an_entry_point(site: Site) -> None:
     assert set(cells["defense"]) == {"loose:LabelSmoothing"}
     assert set(cells["status"]) == {"ok"}
     assert "loose:LabelSmoothing" in page
+
+
+@pytest.mark.e2e
+def test_weights_that_exist_run_without_training(site: Site) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    torch.save(network.state_dict(), site.work / "weights.pt")
+    (site.plugins / "my_model.py").write_text(holding("class MyModel"), "utf-8")
+    done = site.run("my_model:MyModel")
+    assert done.returncode == 0, done.stderr
+    cells, _ = site.result()
+    assert set(cells["status"]) == {"ok"}, list(cells["reason"])
+    assert "7,850 parameters" in done.stderr
+
+
+@pytest.mark.e2e
+def test_images_of_ones_own_run_from_a_mirror(site: Site) -> None:
+    (site.plugins / "shapes.py").write_text(holding("SHAPES"), "utf-8")
+    mirror = site.work / "data" / "shapes"
+    mirror.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("test", 10)):
+        labels = np.arange(n) % 2
+        pixels = rng.integers(0, 128, (n, 32, 32, 3)) + 127 * labels[:, None, None, None]
+        frame = pd.DataFrame({"image": [png(image) for image in pixels], "label": labels})
+        frame.to_parquet(mirror / f"{split}.parquet")
+    done = site.command(
+        *("run", "--dataset", "shapes:SHAPES", "--data-dir", "data", "--preset", "smoke"),
+        *("--defenses", PLUGIN, "--attacks", "pgd", "--eps", "0,0.1", "--device", "cpu"),
+        *("--n-train", "40", "--n-test", "10"),
+    )
+    assert done.returncode == 0, done.stderr
+    cells, _ = site.result()
+    assert set(cells["dataset"]) == {"shapes:SHAPES"}
+    assert set(cells["status"]) == {"ok"}, list(cells["reason"])
+
+
+def png(pixels: np.ndarray) -> dict[str, bytes]:
+    """An image as dataset hubs keep one in a column."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "png")
+    return {"bytes": file.getvalue()}
 
 
 @pytest.mark.e2e
