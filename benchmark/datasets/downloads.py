@@ -6,7 +6,6 @@ returns the split; whatever goes wrong is raised as it comes, and the caller say
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from benchmark.datasets.checksums import file_sum, read_list, write_list
 from benchmark.datasets.image_files import decode_images
 from benchmark.datasets.info import DatasetInfo, Pixels, RawSplit, Rows, SplitName, check_labels
 from benchmark.errors import UsageError
+from benchmark.hashing import digest_bytes
 from benchmark.io.archives import unpack_zip
 
 _log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def read_tiny_imagenet(info: DatasetInfo, split: SplitName, folder: Path) -> Raw
 
     def content(path: Path) -> bytes:
         data = path.read_bytes()
-        own = hashlib.sha256(data).hexdigest()
+        own = digest_bytes([data])
         if listed and listed.get(path.relative_to(folder).as_posix()) != own:
             raise UsageError(f"{path}: damaged; delete {folder} to fetch it anew")
         return data

@@ -7,7 +7,6 @@ is taken to be as stable as their version.
 """
 
 import ast
-import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from weakref import WeakKeyDictionary
 
-from benchmark.hashing import digest
+from benchmark.hashing import digest, digest_bytes
 
 HARNESS = "benchmark"
 
@@ -95,7 +94,7 @@ def sources(*modules: ModuleType) -> dict[str, str]:
                 continue
             used = sys.modules.get(name)
             text = _read_now(path) if used is None else _source(used, path)
-            found[name] = hashlib.sha256(text).hexdigest()
+            found[name] = digest_bytes([text])
             waiting += _imported(text, _package(name, path))
             if used is not None and not _of_the_harness(name):
                 waiting += _held(used, text)

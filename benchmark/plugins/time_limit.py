@@ -42,6 +42,10 @@ class TookTooLong(BaseException):
     """Raised inside plugin code; no Exception, so that the plugin does not take it for its own."""
 
 
+class TimeLimitError(PluginError):
+    """A plugin took longer than its limit."""
+
+
 def check_seconds(seconds: float) -> None:
     """Raise a UsageError unless ``seconds`` can be a time limit; 0 is none."""
     if not (math.isfinite(seconds) and 0 <= seconds <= MOST_SECONDS):
@@ -59,7 +63,7 @@ def reason(seconds: float) -> str:
 def time_limit(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
     """Allow the block ``seconds`` (0: any time); the value is a function that starts them anew.
 
-    PluginError if it takes longer. ``hung`` is called from another thread, with the reason, when
+    TimeLimitError if it takes longer. ``hung`` is called from another thread, with the reason, when
     the block cannot be stopped; it must end the process.
     """
     if not seconds:
@@ -72,7 +76,7 @@ def time_limit(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
         yield watch.renew
     except TookTooLong as stopped:
         watch.close()
-        raise PluginError(reason(watch.seconds)) from stopped
+        raise TimeLimitError(reason(watch.seconds)) from stopped
     finally:
         watch.close()
         _running.reset(token)

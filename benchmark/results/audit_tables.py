@@ -29,7 +29,7 @@ FINDINGS = columns(
     ("defense", pa.string()),
     ("seed", pa.int64()),
     ("attack", pa.string()),
-    ("library", pa.string()),
+    ("library", pa.string(), ""),
     ("level", pa.string()),
     ("check", pa.string()),
     ("answer", pa.string()),
@@ -65,8 +65,8 @@ VERDICTS = columns(
     ("headline_high", pa.float64()),
     ("p_value", pa.float64()),
     ("attacks", pa.string()),
-    ("beaten_by", pa.string()),
-    ("rerun", pa.string()),
+    ("beaten_by", pa.string(), ""),
+    ("rerun", pa.string(), ""),
     ("seconds", pa.float64()),
 )
 """A row per (defense, seed, norm): :class:`benchmark.audit.verdict.Verdict`. ``reasons`` says why
@@ -244,11 +244,8 @@ def _read(run_dir: Path, what: str, schema: pa.Schema) -> pd.DataFrame:
     path = run_dir / _FILES[what]
     if not path.exists():
         return empty_table(schema)
-    return _CHECKS[what](_of_today(load_table(path), what), str(path))
+    return _CHECKS[what](_of_today(load_table(path, schema), what), str(path))
 
-
-LATER = {"findings": ["library"], "verdicts": ["beaten_by", "rerun"]}
-"""Columns of words that audits of older versions lack: empty there."""
 
 OLD_INVALID = (
     *("tested on training images", "attacked function is not the judged", "changes when asked"),
@@ -265,9 +262,6 @@ OLD_TOO_WEAK = (
 
 def _of_today(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """Return a table as this version writes it."""
-    for name in LATER.get(what, []):
-        if name not in frame:
-            frame[name] = ""
     if what == "verdicts" and {"verdict", "reasons"} <= set(frame):
         old = frame["verdict"] == "masked"
         frame.loc[old, "verdict"] = frame.loc[old, "reasons"].map(_ruling_of_masked)

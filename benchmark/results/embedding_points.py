@@ -38,7 +38,7 @@ FILE = "codes.parquet"
 def read_codes(run_dir: Path) -> pd.DataFrame:
     """Read and validate a run's code map; an absent one is empty."""
     path = run_dir / FILE
-    return check_codes(load_table(path), str(path)) if path.exists() else empty_table(CODES)
+    return check_codes(load_table(path, CODES), str(path)) if path.exists() else empty_table(CODES)
 
 
 def put_codes(run_dir: Path, points: pd.DataFrame) -> None:

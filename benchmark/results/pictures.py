@@ -98,7 +98,9 @@ def decoded(row: Any) -> Pixelled:
 def read_pictures(run_dir: Path) -> pd.DataFrame:
     """Read and validate a run's pictures; an absent table is empty."""
     path = run_dir / FILE
-    return check_pictures(load_table(path), str(path)) if path.exists() else empty_table(PICTURES)
+    if not path.exists():
+        return empty_table(PICTURES)
+    return check_pictures(load_table(path, PICTURES), str(path))
 
 
 def put_pictures(run_dir: Path, rows: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """A run's folder while the run goes on: what is there, what is missing, what comes in."""
 
+import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ from benchmark.errors import MachineError, UsageError, first_line
 from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, safe_name
+from benchmark.io.schema_version import NAME, SCHEMA_VERSION
 from benchmark.machine_errors import cannot_write, fault_line, out_of_memory
-from benchmark.plugins.time_limit import OPTION
 from benchmark.progress import Progress
 from benchmark.results.audit_tables import VERDICTS, VERDICTS_FILE, forget, read_verdicts
 from benchmark.results.embedding_points import CODES, forget_codes, read_codes
@@ -96,7 +97,7 @@ class RunFolder:
         self.check_images(provenance["dataset"])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / "spec.json", self.spec.to_json().encode())
+            write_atomic(self.path / "spec.json", _spec_file(self.spec))
             if not about.exists():
                 write_json(about, {**provenance, "run_id": self.spec.run_id})
         except OSError as error:
@@ -186,8 +187,7 @@ class RunFolder:
     def timed_out(self, seed: int, defense: DefenseSpec, attack: AttackSpec) -> bool:
         """Tell whether a cell of a sweep failed because it took too long."""
         own = self.cells[self._of_sweep(self.cells, seed, defense, attack)]
-        failed = own.loc[own["status"] == "failed", "reason"]
-        return any(str(reason).endswith(OPTION) for reason in failed)
+        return bool((own["failure_kind"] == "time").any())
 
     def put(
         self,
@@ -256,6 +256,12 @@ def _concat(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     if first.empty or second.empty:  # pandas takes an empty frame's dtypes into account
         return (second if first.empty else first).reset_index(drop=True)
     return pd.concat([first, second], ignore_index=True)
+
+
+def _spec_file(spec: RunSpec) -> bytes:
+    """Return ``spec`` as its file holds it: its checksum is the run's name."""
+    settings = {**json.loads(spec.to_json()), NAME: SCHEMA_VERSION}
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _damaged_spec(path: Path, spec: RunSpec) -> dict[Path, str]:

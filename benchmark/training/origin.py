@@ -4,10 +4,9 @@ A run's rows are of one model. Before more are added to them, and before they ar
 what that model came from is held against what is there now.
 """
 
-import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from benchmark.config.spec import DefenseSpec
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.hashing import digest
+from benchmark.hashing import Buffer, digest, digest_bytes
 from benchmark.models.answers import difference
 from benchmark.models.defense import Defense
 from benchmark.plugins.source_code import own_and_harness
@@ -130,12 +129,14 @@ def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def weights_of(defense: Defense) -> str:
     """Return the SHA-256 of a model's tensors with their names, dtypes and shapes."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors_of(defense.state_dict()).items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    return digest_bytes(_buffers(tensors_of(defense.state_dict())))
+
+
+def _buffers(tensors: Mapping[str, Tensor]) -> Iterator[Buffer]:
+    for name, tensor in sorted(tensors.items()):
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
         flat = tensor.detach().cpu().contiguous().flatten()
-        found.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return found.hexdigest()
+        yield flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def changed(before: ModelOrigin, now: ModelOrigin) -> str:

@@ -10,7 +10,6 @@ A file is safetensors, with everything that is no tensor as JSON in its header a
 both. One file, so that no kill can part them.
 """
 
-import hashlib
 import json
 import math
 import random
@@ -29,6 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.errors import cause
+from benchmark.hashing import Buffer, digest_bytes
 from benchmark.io.atomic import write_atomic
 from benchmark.progress import Progress
 
@@ -302,9 +302,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256(text.encode())
+    return digest_bytes(_buffers(text, tensors))
+
+
+def _buffers(text: str, tensors: Mapping[str, Tensor]) -> Iterator[Buffer]:
+    yield text.encode()
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"\x1f{name} {tensor.dtype} {tuple(tensor.shape)}\x1f".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        yield f"\x1f{name} {tensor.dtype} {tuple(tensor.shape)}\x1f".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -286,7 +286,7 @@ def test_a_run_folder_deleted_meanwhile_is_written_anew(call, tmp_path, monkeypa
     code, _, err = call(*GRID)
     assert code == 0
     path = the_run(tmp_path / "runs")
-    assert f"{path.relative_to(tmp_path)} was deleted meanwhile: written anew from memory" in err
+    assert f"{path.relative_to(tmp_path)} was deleted meanwhile: written again from memory" in err
     same(path, the_run(tmp_path / "whole"))
     assert "nothing was computed" in call(*GRID)[2]
 
