@@ -25,11 +25,9 @@ SHAPING = frozenset(
     f"{HARNESS}.{name}"
     for name in (
         "attacks.base",
-        "attacks.eps_descent",
         "attacks.losses",
         "attacks.norms",
         "attacks.pgd",
-        "attacks.precision",
         "attacks.view",
         "datasets.augment",
         "datasets.dataset",
@@ -40,7 +38,12 @@ SHAPING = frozenset(
         "training.settings",
     )
 )
-"""The modules of the harness that shape weights: a defense's key holds those that it reaches."""
+"""The modules of the harness that shape weights: a defense's key holds those that it reaches.
+
+Not on the list, though a training reaches them: what serves sweeps only (attacks.eps_descent,
+attacks.precision), logs only (models.embedding_distance) or refuses only (config.eps, errors);
+training.resume, which restores a state bit by bit; and hashing, whose seeds a key holds anyway.
+"""
 
 _read: "WeakKeyDictionary[ModuleType, bytes]" = WeakKeyDictionary()
 """What each module's file held when it was first asked for. A run takes hours: who edits the file

@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.io import json_files
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, safe_name
-from benchmark.io.typed_json import build
+from benchmark.io.typed_json import build, known
 from benchmark.results.schema import ResultsError
 
 
@@ -88,7 +88,10 @@ def read_models(run_dir: Path) -> list[ModelRecord]:
 def read_model(path: Path) -> ModelRecord:
     """Read one trained defense's record; ResultsError if it is damaged."""
     try:
-        record: ModelRecord = build(ModelRecord, json_files.read_json(path), "record")
+        raw = known(ModelRecord, json_files.read_json(path))
+        if isinstance(raw, dict) and "origin" in raw:
+            raw["origin"] = known(ModelOrigin, raw["origin"])
+        record: ModelRecord = build(ModelRecord, raw, "record")
         for row in record.log:
             if not isinstance(row, Mapping):
                 raise TypeError(f"a row of the log is {repr(row)[:40]}")
