@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.errors import MachineError, UsageError
 
-AGAIN = "mend that, and the same command goes on from there"
+AGAIN = "repair that, and the same command goes on from there"
 
 OUT_OF_MEMORY = "memory ran out"
 
@@ -23,7 +23,7 @@ _MISPLACED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 )
-"""What another folder would mend: a wrong request, unlike a disk that is full."""
+"""What another folder would solve: a wrong request, unlike a disk that is full."""
 
 _EXHAUSTED = (
     "can't allocate memory",

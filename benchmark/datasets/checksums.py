@@ -42,7 +42,7 @@ def read_list(folder: Path) -> dict[str, str]:
             return {}
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(
-                f"{path}: larger than {MOST_BYTES:,} bytes; it is no list of checksums"
+                f"{path}: larger than {MOST_BYTES:,} bytes; it is not a list of checksums"
             )
         lines = path.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -54,7 +54,7 @@ def read_list(folder: Path) -> dict[str, str]:
             found[match[2].removeprefix("./")] = match[1].lower()
         elif line.strip():
             raise UsageError(
-                f"{path}: line {number} is no checksum and name, as sha256sum prints them;"
+                f"{path}: line {number} is not a checksum and a name, as sha256sum prints them;"
                 " write the list again, or delete it"
             )
     return found

@@ -22,7 +22,7 @@ from benchmark.errors import UsageError
 from benchmark.evaluation.applicability import unsuited
 from benchmark.evaluation.embedding_map import code_map
 from benchmark.evaluation.sweep import Outcome, sweep
-from benchmark.execution.freshness import standing
+from benchmark.execution.freshness import freshness
 from benchmark.execution.pending import Work, agenda, left, whole
 from benchmark.hashing import derive_seed
 from benchmark.io.locks import held
@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run lies and how its cells stand."""
+    """Where a run lies, and its cells."""
 
     path: Path
     cells: pd.DataFrame
@@ -73,12 +73,12 @@ def run(
     audit: bool = True,
     retrain: bool = False,
 ) -> RunResult:
-    """Run what is still missing of ``spec`` under ``out`` and return where it stands.
+    """Run what is still missing of ``spec`` under ``out`` and return its result.
 
     Raises UsageError before anything is computed when the folder, the data or the spec will not
     do. Failed cells are tried again by the next call; ok and skipped ones never are. A training, or
     a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
-    nothing can interrupt it ends the process, or begins it anew (:mod:`benchmark.plugins.restart`).
+    nothing can interrupt it ends the process, or starts it again (:mod:`benchmark.plugins.restart`).
     With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`).
 
     Rows whose defense has changed since, or whose model comes out otherwise when it is trained
@@ -88,7 +88,7 @@ def run(
     folder = RunFolder.open(out, spec)
     failed = failed_before()
     idle = not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder)))
-    if idle and not retrain and _stands(folder, data_dir, progress):
+    if idle and not retrain and _is_fresh(folder, data_dir, progress):
         return RunResult(folder.path, folder.cells, was_complete=not failed)
     train_set, test_set = load_images(spec, data_dir)
     about = provenance(spec, train_set, test_set, command)
@@ -98,7 +98,7 @@ def run(
     with held(folder.path / ".lock", str(folder.path), progress):
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()
-        folder.mend(progress)
+        folder.repair(progress)
         _drop_stale(folder, train_set, progress)
         limits = Limits(time_limit, progress, set(failed))
         families = {(attack.name, attack.library): _family(attack) for attack in spec.attacks}
@@ -116,10 +116,10 @@ def run(
     return RunResult(folder.path, folder.cells, was_complete=False)
 
 
-def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
-    """Tell whether a complete run is of what is there now; say so where that cannot be told.
+def _is_fresh(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
+    """Tell whether a complete run belongs to what is there now; say so where that is not known.
 
-    UsageError if the images are others.
+    UsageError if the images differ.
     """
     try:
         train_set, test_set = load_present(folder.spec, data_dir)
@@ -130,7 +130,7 @@ def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> boo
     folder.check_images(checksums)
     if not (folder.path / "run.json").exists():
         progress.say("not checked whether the images are the same: there is no run.json")
-    found = standing(folder, train_set)
+    found = freshness(folder, train_set)
     if not found.stale:
         found.say(progress)
     return not found.stale
@@ -138,7 +138,7 @@ def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> boo
 
 def _drop_stale(folder: RunFolder, train_set: ImageDataset, progress: Progress) -> None:
     """Delete the rows of every defense that has changed since they were computed, and say so."""
-    found = standing(folder, train_set)
+    found = freshness(folder, train_set)
     found.say(progress)
     for (name, seed), reason in found.stale.items():
         n = folder.drop(name, seed)
@@ -246,11 +246,11 @@ class _Row:
             return None
 
     def _fail_codes(self) -> None:
-        """Let this command, should it begin anew, make no further attempt at the code map."""
+        """Let this command, should it start again, make no further attempt at the code map."""
         self.limits.failed.add((self.seed, self.defense.name, "", ""))
 
     def _map_codes(self, model: Defense, test_set: ImageDataset) -> None:
-        """Bring the codes of test images to the plane; a failure costs the figure, not the run."""
+        """Bring the embeddings of test images to the plane; a failure costs the figure, not the run."""
         name, asked = self.defense.name, self.folder.spec.code_map
         assert asked is not None
         images = test_set.head(asked.attack.n)

@@ -113,7 +113,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def _footer(data: BinaryIO) -> tuple[int, bytes]:
-    """Return where the footer begins, and the footer; empty where the file is no Parquet one."""
+    """Return where the footer begins, and the footer; empty if it is not a Parquet file."""
     size = data.seek(0, 2)
     data.seek(max(size - 8, 0))
     tail = data.read(8)

@@ -184,7 +184,7 @@ def put_samples(run_dir: Path, rows: pd.DataFrame) -> None:
 
 
 def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
-    """Delete what was found about a defense that is about to be attacked anew."""
+    """Delete what was found about a defense that is about to be attacked again."""
     for what, schema in (("findings", FINDINGS), ("verdicts", VERDICTS), ("samples", SAMPLES)):
         path = run_dir / _FILES[what]
         if not path.exists():
@@ -210,7 +210,7 @@ def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     _known(rows, "level", LEVELS, where)
     _single(rows, [*CHECK_KEY, "attack", "library"], "a check's answer", where)
     if (rows.loc[rows["answer"] != "pass", "evidence"] == "").any():
-        raise ResultsError(f"{where}: a finding that is no pass has no evidence")
+        raise ResultsError(f"{where}: a finding other than a pass has no evidence")
     return rows
 
 

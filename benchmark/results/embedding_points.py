@@ -1,4 +1,4 @@
-"""Codes of test images as points of the plane: the table of the paper's Figure 5.
+"""Embeddings of test images as points of the plane: the table of the paper's Figure 5.
 
 ``codes.parquet`` lies beside a run's other tables. Nothing here needs torch.
 """
@@ -28,7 +28,7 @@ CODES = columns(
 )
 """A row per (defense, seed, condition, image). ``sample_id`` is the image's row in the dataset's
 test split, ``pred`` the defense's label for it under ``condition`` ("clean" or "attacked"), and
-(``x``, ``y``) its code's place. Clean rows have the attack "" and eps 0. Both conditions of one
+(``x``, ``y``) its embedding's place. Clean rows have the attack "" and eps 0. Both conditions of one
 defense and seed share a plane; two defenses do not, and a plane's axes have no unit."""
 
 CODES_KEY = ["dataset", "defense", "seed", "condition", "sample_id"]

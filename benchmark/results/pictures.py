@@ -1,8 +1,8 @@
 """Pictures of an attack: the first attacked images, before and after, for the eye.
 
 ``pictures.parquet`` lies beside a run's other tables. Every attack of a run takes its images from
-the front of one order, so the same images stand under every defense, attack and library. Nothing
-here needs torch.
+the front of one order, so the same images are shown under every defense, attack and library.
+Nothing here needs torch.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from benchmark.results.schema import CELL_KEY, KEY_COLUMNS, ResultsError, column
 from benchmark.results.tables import empty_table, load_table, superseded, validate, write_table
 
 PICTURED = 12
-"""So many images of each sweep are kept: enough to find some that most defenses get right."""
+"""The number of images of each sweep that are kept (docs/constants.md)."""
 
 PICTURES = columns(
     *KEY_COLUMNS,
@@ -63,8 +63,8 @@ class Pixelled:
 def pictured_eps(budgets: tuple[float, ...]) -> float:
     """Return the eps of a sweep at which its images are kept: the nearest to half the largest.
 
-    At the largest hardly any image stands; at half of it, which is where the paper trains, the
-    difference is what the defense was built against. Eps 0, where nothing moves, comes last.
+    At the largest hardly any image is still classified correctly; at half of it, where the paper
+    trains, the difference is what the defense was built against. Eps 0, where nothing moves, comes last.
     """
     half = max(budgets) / 2
     return min(budgets, key=lambda eps: (eps == 0, abs(eps - half), eps))

@@ -25,7 +25,7 @@ from benchmark.results.embedding_points import FILE as CODES_FILE
 from benchmark.results.memory_copy import Safekeeping
 from benchmark.results.model_records import ModelRecord, model_path, read_model, write_model
 from benchmark.results.pictures import forget_pictures, put_pictures
-from benchmark.results.recovery import contents, keep_last, mend
+from benchmark.results.recovery import contents, keep_last, repair
 from benchmark.results.run import read_origin, read_spec
 from benchmark.results.schema import TABLE_FILES, ResultsError
 from benchmark.results.tables import empty_table, write_tables
@@ -70,12 +70,12 @@ class RunFolder:
         cells, samples, others = contents(path, spec.run_id)
         return cls(path, spec, cells, samples, damaged | others)
 
-    def mend(self, progress: Progress) -> None:
+    def repair(self, progress: Progress) -> None:
         """Set aside what is damaged, put in its place what there is of it, and say so.
 
-        For whoever holds the folder's lock. UsageError if it cannot be written.
+        Only for the process that holds the folder's lock. UsageError if it cannot be written.
         """
-        mend(self.path, self.cells, self.samples, self.damaged, progress)
+        repair(self.path, self.cells, self.samples, self.damaged, progress)
         self.damaged = {}
 
     def codes(self) -> pd.DataFrame:
@@ -172,7 +172,7 @@ class RunFolder:
         return there
 
     def tidy(self) -> None:
-        """Delete what a killed process left half-written; for whoever holds the folder's lock."""
+        """Delete what a killed process left half-written; only with the folder's lock held."""
         # Those of spec.json and run.json stay: they are written before the lock is held.
         for pattern in (".*.parquet*-*", "models/.*", "errors/.*"):
             for path in self.path.glob(pattern):
@@ -200,7 +200,7 @@ class RunFolder:
     ) -> bool:
         """Replace a sweep's rows in both tables, on disk and in memory; its pictures come first.
 
-        Return whether the folder had been deleted and was written anew. MachineError, with what is
+        Return whether the folder had been deleted and was written again. MachineError, with what is
         kept, if it cannot be written.
         """
         others = self.cells[~self._of_sweep(self.cells, seed, defense, attack)]
@@ -208,14 +208,14 @@ class RunFolder:
         others = self.samples[~self._of_sweep(self.samples, seed, defense, attack)]
         kept_samples = _concat(others, samples)
         with self._writing():
-            anew = self.beside.restore()
+            restored = self.beside.restore()
             if len(pictures):
                 put_pictures(self.path, pictures)
             keep_last(self.path)
             write_tables(self.path, kept_cells, kept_samples)
         self.cells, self.samples = kept_cells, kept_samples
         self.beside.remember()
-        return anew
+        return restored
 
     def put_model(self, record: ModelRecord) -> None:
         """Write a trained defense's record; MachineError, with what is kept, if that fails."""
@@ -234,7 +234,7 @@ class RunFolder:
             ) from error
 
     def keep_traceback(self, stem: str, error: Exception) -> str:
-        """Keep a traceback for whoever debugs the plugin; return one line for the results."""
+        """Keep a traceback for debugging the plugin; return one line for the results."""
         text = "".join(traceback.format_exception(error))
         with suppress(OSError):  # where there is no room for it, the line is enough
             write_atomic(self.path / "errors" / f"{safe_name(stem)}.txt", text.encode())
@@ -272,8 +272,8 @@ def _damaged_spec(path: Path, spec: RunSpec) -> dict[Path, str]:
     except ResultsError as error:
         if not file.exists():
             raise
-        log.warning("%s; it is written anew", str(error).partition(";")[0])
-        return {file: "it is written anew"}
+        log.warning("%s; it is written again", str(error).partition(";")[0])
+        return {file: "it is written again"}
     if found != spec:
         raise UsageError(
             f"{path} was made by another spec ({_difference(found, spec)});"

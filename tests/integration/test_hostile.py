@@ -230,7 +230,7 @@ def test_a_mirror_that_names_too_much_is_refused(tmp_path, monkeypatch):
     [
         (b"[" * 100_000, "nested too deep"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "nested too deep"),
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "'a' appears twice"),
         (b'{"a": NaN}', "not finite"),
         (b'{"a": -Infinity}', "not finite"),
         (b'{"a": 1e999}', "not finite"),
@@ -379,7 +379,7 @@ def test_links_and_pipes_in_a_run_are_not_read(strange, name):
         read_run(run_dir)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ResultsError, match="no plain file"):
+    with pytest.raises(ResultsError, match="not a plain file"):
         read_run(run_dir)
 
 

@@ -207,7 +207,7 @@ def opened(tmp_path):
     def again():
         said = Said()
         folder = RunFolder.open(tmp_path, spec)
-        folder.mend(said)
+        folder.repair(said)
         return folder, said.lines
 
     return path, spec, again
@@ -391,7 +391,7 @@ def test_a_list_that_is_none_is_refused(tmp_path):
     write_shard(tmp_path)
     for text in ("hello\n", "ff  train.parquet\n"):
         (tmp_path / "toy" / "SHA256SUMS").write_text(text, "utf-8")
-        with pytest.raises(UsageError, match="line 1 is no checksum and name"):
+        with pytest.raises(UsageError, match="line 1 is not a checksum and a name"):
             TOY.load("train", data_dir=tmp_path)
 
 

@@ -154,7 +154,7 @@ def test_a_hang_that_nothing_interrupts_costs_its_own_cells(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["failed", "3"]
-    said = "in code that cannot be interrupted; the command begins anew and goes on without it"
+    said = "in code that cannot be interrupted; the command starts again and goes on without it"
     assert said in done.stderr
     cells = read_run(tmp_path / spec.run_id).cells
     assert cells.groupby("defense")["status"].unique().map(list).to_dict() == {
