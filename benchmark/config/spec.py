@@ -93,7 +93,7 @@ class AttackSpec:
 
 @dataclass(frozen=True)
 class CodeMapSpec:
-    """Whose embeddings are brought to the plane (Figure 5), and under which attack, at its one eps."""
+    """Whose embeddings are brought to the plane (Figure 5), and under which attack and one eps."""
 
     defenses: tuple[str, ...]
     attack: AttackSpec

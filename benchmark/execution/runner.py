@@ -78,7 +78,7 @@ def run(
     Raises UsageError before anything is computed when the folder, the data or the spec will not
     do. Failed cells are tried again by the next call; ok and skipped ones never are. A training, or
     a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
-    nothing can interrupt it ends the process, or starts it again (:mod:`benchmark.plugins.restart`).
+    nothing can interrupt it ends the process, or restarts it (:mod:`benchmark.plugins.restart`).
     With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`).
 
     Rows whose defense has changed since, or whose model comes out otherwise when it is trained
@@ -250,7 +250,7 @@ class _Row:
         self.limits.failed.add((self.seed, self.defense.name, "", ""))
 
     def _map_codes(self, model: Defense, test_set: ImageDataset) -> None:
-        """Bring the embeddings of test images to the plane; a failure costs the figure, not the run."""
+        """Bring embeddings of test images to the plane; a failure costs the figure, not the run."""
         name, asked = self.defense.name, self.folder.spec.code_map
         assert asked is not None
         images = test_set.head(asked.attack.n)

@@ -16,6 +16,7 @@ from benchmark.results.audit_words import ANSWERS, LEVELS, RULINGS, Ruling
 from benchmark.results.schema import SAMPLES, ResultsError, columns
 from benchmark.results.tables import (
     empty_table,
+    forget_rows,
     load_table,
     read_samples,
     read_table,
@@ -185,22 +186,21 @@ def put_samples(run_dir: Path, rows: pd.DataFrame) -> None:
 
 def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
     """Delete what was found about a defense that is about to be attacked again."""
-    for what, schema in (("findings", FINDINGS), ("verdicts", VERDICTS), ("samples", SAMPLES)):
+    for what, schema in (
+        ("findings", FINDINGS),
+        ("verdicts", VERDICTS),
+        ("samples", SAMPLES),
+        ("transfer", TRANSFER),
+    ):
         path = run_dir / _FILES[what]
         if not path.exists():
             continue
-        frame = _read(run_dir, what, schema) if what in _CHECKS else read_table(path, schema)
-        own = (frame["dataset"] == dataset) & (frame["defense"] == defense)
-        own &= frame["seed"] == seed
-        if own.any():
-            write_table(path, frame[~own], schema)
-    path = run_dir / _FILES["transfer"]
-    if path.exists():
-        frame = read_table(path, TRANSFER)
-        own = (frame["source"] == defense) | (frame["target"] == defense)
-        own &= (frame["dataset"] == dataset) & (frame["seed"] == seed)
-        if own.any():
-            write_table(path, frame[~own], TRANSFER)
+        table = read_table(path, SAMPLES) if what == "samples" else _read(run_dir, what, schema)
+        of_defense = [
+            table[name] == defense for name in ("defense", "source", "target") if name in table
+        ]
+        own = (table["dataset"] == dataset) & (table["seed"] == seed)
+        forget_rows(path, table, own & pd.concat(of_defense, axis=1).any(axis=1), schema)
 
 
 def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -9,7 +9,14 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.results.schema import ResultsError, columns
-from benchmark.results.tables import empty_table, load_table, superseded, validate, write_table
+from benchmark.results.tables import (
+    empty_table,
+    forget_rows,
+    load_table,
+    superseded,
+    validate,
+    write_table,
+)
 
 CONDITIONS = ("clean", "attacked")
 
@@ -28,8 +35,8 @@ CODES = columns(
 )
 """A row per (defense, seed, condition, image). ``sample_id`` is the image's row in the dataset's
 test split, ``pred`` the defense's label for it under ``condition`` ("clean" or "attacked"), and
-(``x``, ``y``) its embedding's place. Clean rows have the attack "" and eps 0. Both conditions of one
-defense and seed share a plane; two defenses do not, and a plane's axes have no unit."""
+(``x``, ``y``) its embedding's place. Clean rows have the attack "" and eps 0. Both conditions of
+one defense and seed share a plane; two defenses do not, and a plane's axes have no unit."""
 
 CODES_KEY = ["dataset", "defense", "seed", "condition", "sample_id"]
 FILE = "codes.parquet"
@@ -52,8 +59,7 @@ def forget_codes(run_dir: Path, defense: str, seed: int) -> None:
     """Delete a defense's points under a seed."""
     table = read_codes(run_dir)
     own = (table["defense"] == defense) & (table["seed"] == seed)
-    if own.any():
-        write_table(run_dir / FILE, table[~own].reset_index(drop=True), CODES)
+    forget_rows(run_dir / FILE, table, own, CODES)
 
 
 def check_codes(points: pd.DataFrame, where: str) -> pd.DataFrame:

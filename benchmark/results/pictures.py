@@ -15,7 +15,14 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.results.schema import CELL_KEY, KEY_COLUMNS, ResultsError, columns
-from benchmark.results.tables import empty_table, load_table, superseded, validate, write_table
+from benchmark.results.tables import (
+    empty_table,
+    forget_rows,
+    load_table,
+    superseded,
+    validate,
+    write_table,
+)
 
 PICTURED = 12
 """The number of images of each sweep that are kept (docs/constants.md)."""
@@ -64,7 +71,8 @@ def pictured_eps(budgets: tuple[float, ...]) -> float:
     """Return the eps of a sweep at which its images are kept: the nearest to half the largest.
 
     At the largest hardly any image is still classified correctly; at half of it, where the paper
-    trains, the difference is what the defense was built against. Eps 0, where nothing moves, comes last.
+    trains, the difference is what the defense was built against. Eps 0, where nothing moves, comes
+    last.
     """
     half = max(budgets) / 2
     return min(budgets, key=lambda eps: (eps == 0, abs(eps - half), eps))
@@ -113,8 +121,7 @@ def forget_pictures(run_dir: Path, defense: str, seed: int) -> None:
     """Delete a defense's pictures under a seed."""
     table = read_pictures(run_dir)
     own = (table["defense"] == defense) & (table["seed"] == seed)
-    if own.any():
-        write_table(run_dir / FILE, table[~own].reset_index(drop=True), PICTURES)
+    forget_rows(run_dir / FILE, table, own, PICTURES)
 
 
 def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:

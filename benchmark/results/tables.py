@@ -154,6 +154,12 @@ def superseded(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.Dat
     return pd.concat([old[kept], new], ignore_index=True)
 
 
+def forget_rows(path: Path, table: pd.DataFrame, own: "pd.Series[bool]", schema: pa.Schema) -> None:
+    """Write the ``table`` that was read from ``path`` again without its ``own`` rows, if any."""
+    if own.any():
+        write_table(path, table[~own].reset_index(drop=True), schema)
+
+
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Read and validate one table; an absent one is empty."""
     if not path.exists():
