@@ -43,7 +43,8 @@ class ModelRecord:
     ``loss``, ``clean_accuracy``, ``adversarial_accuracy``, ...). ``measures`` holds numbers taken
     on the trained model; ``code_distance`` is a mapping with ``value``, ``ci_low``, ``ci_high``,
     ``floor`` and ``n`` (sliced Wasserstein distance of the test embeddings from the prior;
-    ``floor`` is what two samples of the prior itself give). ``origin`` is None in records of older versions.
+    ``floor`` is what two samples of the prior itself give). ``origin`` is None in records of older
+    versions.
     """
 
     defense: str
