@@ -32,6 +32,7 @@ from benchmark.errors import UsageError
 from benchmark.io import archives, json_files, parquet_files
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, plain_file, safe_name
+from benchmark.io.schema_version import SCHEMA_VERSION
 from benchmark.results import ModelRecord, ResultsError, read_run, read_spec, write_model
 from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
@@ -263,6 +264,7 @@ def test_what_is_sealed_is_read_back(value):
     found = json_files.parse_json(data)
     if isinstance(found, dict):
         assert found.pop("sha256") == json_files._checksum(found)
+        assert found.pop("schema_version") == SCHEMA_VERSION
     assert found == value
 
 

@@ -352,6 +352,7 @@ def test_memory_that_runs_out_fails_its_cells_alone(
     cells = read_run(the_run(tmp_path / "runs")).cells
     failed = cells[cells["status"] == "failed"]
     assert failed["reason"].str.contains(r"memory ran out|single image does not fit").all()
+    assert set(failed["failure_kind"]) == {"memory"}
     column, value = ("defense", "toys:Coded") if where == "training" else ("attack", "pgd")
     assert set(failed[column]) == {value}
     assert (cells.loc[cells[column] != value, "status"] == "ok").all()

@@ -30,6 +30,8 @@ def test_a_limit_that_passes_at_one_eps_keeps_the_cells_before(tmp_path):
     cells = own(go(replace(SPEC, attacks=(late, HONEST)), tmp_path).cells, attack="late")
     assert cells["status"].tolist() == ["ok", "ok", "failed"]
     assert cells["reason"][2] == "took longer than 0.01 s (--time-limit)"
+    assert cells["failure_kind"].isna().tolist() == [True, True, False]
+    assert cells["failure_kind"][2] == "time"
 
 
 def test_the_limit_is_no_setting_of_the_run(tmp_path, untouched):
