@@ -76,6 +76,24 @@ def sample_rows(
     return pd.DataFrame(rows, columns=SAMPLES.names)
 
 
+def measured(outcome: Any, n: int) -> dict[str, float]:
+    """Return the numbers of a cell over ``n`` images.
+
+    The median distance is over the images that the attack itself made adversarial.
+    """
+    robust = int((~outcome.success).sum())
+    low, high = wilson_interval(robust, n)
+    moved = outcome.distance[outcome.success & outcome.correct]
+    return {
+        "clean_accuracy": int(outcome.correct.sum()) / n,
+        "robust_accuracy": robust / n,
+        "ci_low": low,
+        "ci_high": high,
+        "median_distance": float(moved.quantile(0.5)) if len(moved) else math.nan,
+        "seconds": outcome.seconds,
+    }
+
+
 @dataclass(frozen=True)
 class SweepRows:
     """Builds the rows of one sweep: a defense under one seed and one attack.
@@ -92,17 +110,9 @@ class SweepRows:
     family: str | None
 
     def ok(self, outcome: Any) -> dict[str, Any]:
-        """Return a cell with a result; its distance is over what the attack made adversarial."""
-        n, robust = self.attack.n, int((~outcome.success).sum())
-        low, high = wilson_interval(robust, n)
-        moved = outcome.distance[outcome.success & outcome.correct]
+        """Return a cell with a result."""
         return self._cell(outcome.eps, "ok", outcome.notes) | {
-            "clean_accuracy": int(outcome.correct.sum()) / n,
-            "robust_accuracy": robust / n,
-            "ci_low": low,
-            "ci_high": high,
-            "median_distance": float(moved.quantile(0.5)) if len(moved) else math.nan,
-            "seconds": outcome.seconds,
+            **measured(outcome, self.attack.n),
             "search_dtype": outcome.search_dtype or None,
         }
 
