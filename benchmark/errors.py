@@ -41,7 +41,7 @@ def options_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 LONGEST = 300
-"""So many characters of an exception's message are a reason; the traceback file has the rest."""
+"""The most characters of an exception's message in a reason; the traceback file has the rest."""
 
 
 def first_line(error: BaseException) -> str:

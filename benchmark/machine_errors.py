@@ -14,14 +14,16 @@ from typing import Any
 
 from benchmark.errors import MachineError, UsageError
 
-AGAIN = "mend that, and the same command goes on from there"
+AGAIN = "repair that, and the same command goes on from there"
+
+OUT_OF_MEMORY = "memory ran out"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISPLACED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 )
-"""What another folder would mend: a wrong request, unlike a disk that is full."""
+"""What another folder would solve: a wrong request, unlike a disk that is full."""
 
 _EXHAUSTED = (
     "can't allocate memory",
@@ -59,7 +61,7 @@ def fault_line(error: BaseException) -> str:
         return str(error)
     if out_of_memory(error):
         words = " ".join(str(error).split())[:200]
-        return f"memory ran out ({words})" if words else "memory ran out"
+        return f"{OUT_OF_MEMORY} ({words})" if words else OUT_OF_MEMORY
     if not isinstance(error, OSError) or error.errno is None:
         return ""
     where = f" for {error.filename}" if error.filename else ""

@@ -39,7 +39,7 @@ def _root() -> Path:
 
 
 def _claim() -> None:
-    """Import the packages that lie beside ours under their names, whatever stands before them.
+    """Import the packages that lie beside ours under their names, whatever comes before them.
 
     An editable installation is asked after the whole module path, where even a folder of pages
     called reports counts as a package. Only their ``__init__`` runs, which imports nothing.

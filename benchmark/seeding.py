@@ -18,10 +18,10 @@ from torch import nn
 from benchmark.hashing import derive_seed
 
 DEPTH = 4
-"""So many containers and objects deep generators are looked for in a module's attributes."""
+"""How many containers and objects deep a module's attributes are searched for generators."""
 
 MOST = 1000
-"""So many items of a container are looked at: nobody keeps more generators."""
+"""The most items of a container that are searched (docs/constants.md)."""
 
 UNREPEATABLE = (
     "its noise does not come from a generator that the harness can seed: its numbers cannot be"

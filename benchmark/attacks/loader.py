@@ -16,6 +16,12 @@ def load_attack(spec: AttackSpec) -> Attack:
     return build_attack(cls, spec.name, spec.threat.norm, spec.params)
 
 
+def attack_family(spec: AttackSpec) -> str:
+    """Return "minimal" for an attack that searches the nearest image, else "budget"."""
+    cls = attack_class(spec.type, spec.library)
+    return "minimal" if issubclass(cls, MinimalAttack) else "budget"
+
+
 def _instead(name: str) -> str:
     near = nearest_attacks(name)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -30,8 +30,8 @@ from benchmark.results.tables import read_table
 def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: Progress) -> None:
     """Audit a run that lies in ``run_dir``; what is there of its audit is not done again.
 
-    UsageError, before anything is computed, if the folder is no run or its images are not those of
-    the run. A defense that cannot be audited is undecided, with the reason.
+    UsageError, before anything is computed, if the folder is not a run or its images are not those
+    of the run. A defense that cannot be audited is undecided, with the reason.
     """
     spec = read_spec(run_dir)
     try:
@@ -49,7 +49,7 @@ def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: P
     _check_images(run_dir, spec, train_set, test_set)
     with held(run_dir / ".lock", str(run_dir), progress):
         folder = RunFolder(run_dir, spec, *contents(run_dir, spec.run_id))
-        folder.mend(progress)
+        folder.repair(progress)
         if level == "full":
             FullAudit(folder, records, train_set, test_set, progress).run()
         else:

@@ -17,11 +17,13 @@ def words(text: str) -> list[str]:
 
 
 def whole_numbers(text: str, option: str) -> list[int]:
-    """Return the comma-separated whole numbers of an option; UsageError if one is none."""
+    """Return the comma-separated whole numbers of an option; UsageError if one is not whole."""
     try:
         return [int(word) for word in words(text)]
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no list of whole numbers such as 0,1,2") from None
+        raise UsageError(
+            f"{option}: {text!r} is not a list of whole numbers such as 0,1,2"
+        ) from None
 
 
 def reported(write: Callable[[], Path], kept: Path) -> bool:

@@ -39,7 +39,7 @@ MOST = 3
 
 
 def unknown_attack(name: str, variants: Iterable[str] = ()) -> UsageError:
-    """Return the error for an attack ``name`` that there is none of, with what comes nearest.
+    """Return the error for an unknown attack ``name``, with what comes nearest.
 
     ``variants`` are the names that the preset gives to attacks with settings of its own.
     """
@@ -96,7 +96,7 @@ def _folded(word: str) -> str:
 
 
 def unknown_library(name: str, asked: str = "") -> UsageError:
-    """Return the error for an attack library that there is none of; ``asked`` is its attack.
+    """Return the error for an unknown attack library; ``asked`` is its attack.
 
     An attack's name in its place is told where it belongs.
     """

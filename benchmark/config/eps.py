@@ -18,7 +18,7 @@ GREY = 255
 def parse_budget(value: Any) -> float:
     """Return a budget given as a number, as ``"0.1"`` or as a fraction such as ``"8/255"``.
 
-    Raises ValueError if it is none; whether the norm allows it is checked later.
+    Raises ValueError if it is not a number; whether the norm allows it is checked later.
     """
     if isinstance(value, bool):
         raise ValueError(f"{value} is not a number")
@@ -31,7 +31,7 @@ def parse_budget(value: Any) -> float:
 
 
 def parse_list(text: str) -> list[float]:
-    """Parse ``"0,8/255,0.1"`` as it stands; UsageError names the word that is no number."""
+    """Parse ``"0,8/255,0.1"`` in its order; UsageError names a word that is not a number."""
     budgets = []
     for word in text.split(","):
         try:

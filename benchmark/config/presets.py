@@ -19,14 +19,14 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Return a preset's TOML as it stands; UsageError with the nearest name if there is none."""
+    """Return a preset's TOML as it is; UsageError with the nearest name if there is none."""
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     file = files("benchmark") / "presets" / f"{name}.toml"
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"preset {name}: {file} is damaged ({error}); install anew") from None
+        raise UsageError(f"preset {name}: {file} is damaged ({error}); install it again") from None
 
 
 def preset_for(preset: str, dataset: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Params = Mapping[str, Any]
 
 
 MOST_CELLS = 1_000_000
-"""So many cells of a spec that is read from a file; a page about more could not be drawn."""
+"""The most cells of a spec that is read from a file (docs/constants.md)."""
 
 
 def check_count(option: str, n: int) -> None:
@@ -93,7 +93,7 @@ class AttackSpec:
 
 @dataclass(frozen=True)
 class CodeMapSpec:
-    """Whose codes are brought to the plane (Figure 5), and under which attack, at its one eps."""
+    """Whose embeddings are brought to the plane (Figure 5), and under which attack and one eps."""
 
     defenses: tuple[str, ...]
     attack: AttackSpec
@@ -147,7 +147,7 @@ class RunSpec:
 
     @classmethod
     def from_plain(cls, raw: Any) -> "RunSpec":
-        """Rebuild a spec from plain data; TypeError or UsageError if it is none."""
+        """Rebuild a spec from plain data; TypeError or UsageError if it is not one."""
         found: RunSpec = build(cls, raw, "spec")
         cells = len(found.seeds) * len(found.defenses)
         cells *= sum(len(attack.threat.eps) for attack in found.attacks)

@@ -5,7 +5,6 @@ recording view gathers the evidence beside it. Every library gets the same batch
 seed.
 """
 
-import hashlib
 import math
 import time
 from contextlib import suppress
@@ -33,6 +32,7 @@ from benchmark.evaluation.scoring import (
     attack_batch,
     searching,
 )
+from benchmark.hashing import digest_bytes
 from benchmark.models.defense import Defense
 from benchmark.progress import Advance
 from benchmark.seeding import generator, seeded
@@ -81,7 +81,7 @@ class Attempt:
     def digests(self) -> list[str]:
         """Return a hash of each image's bits; adding 0.0 makes one of the two zeros."""
         images = (self.images + 0.0).contiguous().numpy()
-        return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
+        return [digest_bytes([image.tobytes()])[:16] for image in images]
 
 
 def new_evidence(spec: AttackSpec, attack: Attack) -> Evidence:

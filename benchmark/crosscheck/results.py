@@ -263,5 +263,5 @@ def read_crosscheck(path: Path) -> Crosscheck:
     tables = {}
     for name in SCHEMAS:
         file = path / f"{name}.parquet"
-        tables[name] = check_table(load_table(file), name, str(file))
+        tables[name] = check_table(load_table(file, SCHEMAS[name][0]), name, str(file))
     return Crosscheck(path, spec, result, tables, origin, offenders)

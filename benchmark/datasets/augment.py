@@ -19,7 +19,7 @@ def random_crop_flip(x: Tensor, *, padding: int, generator: torch.Generator) -> 
     place = generator.device
     offsets = torch.randint(2 * padding + 1, (2, n), generator=generator, device=place).to(x.device)
     flip = torch.randint(2, (n, 1), generator=generator, device=place).bool().to(x.device)
-    # Where each pixel of the result stands in the padded image; a mirrored one counts backwards.
+    # Where each pixel of the result is in the padded image; a mirrored one counts backwards.
     rows = offsets[0, :, None] + torch.arange(height, device=x.device)
     columns = torch.arange(width, device=x.device).expand(n, width)
     columns = offsets[1, :, None] + torch.where(flip, columns.flip(1), columns)

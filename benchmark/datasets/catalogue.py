@@ -1,5 +1,7 @@
 """The registered datasets: the embedded digits and the five that a mirror or a download brings."""
 
+from functools import partial
+
 import numpy as np
 
 from benchmark.datasets.dataset import balanced_order
@@ -36,41 +38,43 @@ def _info(
 
 _DIGITS = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
 
-
 _FASHION = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
-
 
 _CIFAR10 = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
 
-
 _STL10 = "airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck"
-
 
 # A mirror does not carry the WordNet ids: a label is the index in their sorted list.
 _TINY = ", ".join(f"class {label}" for label in range(200))
 
-
 DIGITS = DatasetSource(_info("digits", (1, 28, 28), _DIGITS, augment=False), embedded=_open_digits)
 
-
 MNIST = DatasetSource(
-    _info("mnist", (1, 28, 28), _DIGITS, augment=False), download=open_torchvision
+    _info("mnist", (1, 28, 28), _DIGITS, augment=False),
+    download=partial(open_torchvision, "MNIST"),
+    folder="MNIST",
 )
-
 
 FASHION_MNIST = DatasetSource(
-    _info("fashion_mnist", (1, 28, 28), _FASHION, augment=False), download=open_torchvision
+    _info("fashion_mnist", (1, 28, 28), _FASHION, augment=False),
+    download=partial(open_torchvision, "FashionMNIST"),
+    folder="FashionMNIST",
 )
-
 
 CIFAR10 = DatasetSource(
-    _info("cifar10", (3, 32, 32), _CIFAR10, augment=True), download=open_torchvision
+    _info("cifar10", (3, 32, 32), _CIFAR10, augment=True),
+    download=partial(open_torchvision, "CIFAR10"),
+    folder="cifar-10-batches-py",
 )
 
-
-STL10 = DatasetSource(_info("stl10", (3, 96, 96), _STL10, augment=True), download=open_torchvision)
-
+STL10 = DatasetSource(
+    _info("stl10", (3, 96, 96), _STL10, augment=True),
+    download=partial(open_torchvision, "STL10"),
+    folder="stl10_binary",
+)
 
 TINY_IMAGENET = DatasetSource(
-    _info("tiny_imagenet", (3, 64, 64), _TINY, augment=True), download=open_tiny_imagenet
+    _info("tiny_imagenet", (3, 64, 64), _TINY, augment=True),
+    download=open_tiny_imagenet,
+    folder="tiny-imagenet-200",
 )

@@ -1,10 +1,9 @@
 """Checksums of a dataset's files: SHA256SUMS lists, and what was seen when a file was first read.
 
-A list is what ``sha256sum`` prints, beside the files or one folder above. Files that stand on none
+A list is what ``sha256sum`` prints, beside the files or one folder above. Files that are on none
 are remembered in the cache folder when they are first read, and a later change is said.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.errors import UsageError
-from benchmark.hashing import digest
+from benchmark.hashing import digest, digest_file
 from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import read_json, write_json
 
@@ -32,8 +31,7 @@ def file_sum(path: Path) -> str:
 
 @cache
 def _sum(path: Path, *_: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_file(path)
 
 
 def read_list(folder: Path) -> dict[str, str]:
@@ -44,7 +42,7 @@ def read_list(folder: Path) -> dict[str, str]:
             return {}
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(
-                f"{path}: larger than {MOST_BYTES:,} bytes; it is no list of checksums"
+                f"{path}: larger than {MOST_BYTES:,} bytes; it is not a list of checksums"
             )
         lines = path.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -56,8 +54,8 @@ def read_list(folder: Path) -> dict[str, str]:
             found[match[2].removeprefix("./")] = match[1].lower()
         elif line.strip():
             raise UsageError(
-                f"{path}: line {number} is no checksum and name, as sha256sum prints them;"
-                " write the list anew, or delete it"
+                f"{path}: line {number} is not a checksum and a name, as sha256sum prints them;"
+                " write the list again, or delete it"
             )
     return found
 

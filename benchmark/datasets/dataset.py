@@ -4,7 +4,6 @@ n images are the first n of a fixed, balanced order that no seed of a run change
 selection is part of every larger one.
 """
 
-import hashlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from benchmark.datasets.info import DatasetInfo, Rows
 from benchmark.errors import UsageError
+from benchmark.hashing import digest_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,9 @@ class ImageDataset:
         n_available: int,
     ) -> "ImageDataset":
         """Build a dataset and compute its checksum."""
-        total = hashlib.sha256()
-        for values in (images, labels, sample_ids):
-            total.update(values.cpu().contiguous().numpy().data)
-        return cls(info, images, labels, sample_ids, source, total.hexdigest(), n_available)
+        parts = (images, labels, sample_ids)
+        checksum = digest_bytes(values.cpu().contiguous().numpy().data for values in parts)
+        return cls(info, *parts, source, checksum, n_available)
 
     def __len__(self) -> int:
         return len(self.images)

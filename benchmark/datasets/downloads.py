@@ -6,13 +6,13 @@ returns the split; whatever goes wrong is raised as it comes, and the caller say
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import shutil
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +22,13 @@ from benchmark.datasets.checksums import file_sum, read_list, write_list
 from benchmark.datasets.image_files import decode_images
 from benchmark.datasets.info import DatasetInfo, Pixels, RawSplit, Rows, SplitName, check_labels
 from benchmark.errors import UsageError
+from benchmark.hashing import digest_bytes
 from benchmark.io.archives import unpack_zip
 
 _log = logging.getLogger(__name__)
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-
-_TORCHVISION = {
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "stl10": "STL10",
-}
 
 
 def download_folder() -> Path:
@@ -43,24 +37,13 @@ def download_folder() -> Path:
     return Path(cache).expanduser() / "datasets"
 
 
-def is_downloaded(name: str) -> bool:
-    """Tell whether the official files of dataset ``name`` lie in the folder of downloads."""
-    folders = {
-        "mnist": "MNIST",
-        "fashion_mnist": "FashionMNIST",
-        "cifar10": "cifar-10-batches-py",
-        "stl10": "stl10_binary",
-        "tiny_imagenet": "tiny-imagenet-200",
-    }
-    return (download_folder() / folders.get(name, name)).is_dir()
-
-
-def open_torchvision(info: DatasetInfo, split: SplitName, root: Path) -> RawSplit:
-    """Open a split of mnist, fashion_mnist, cifar10 or stl10 under ``root``, fetched if missing."""
+def open_torchvision(cls: str, info: DatasetInfo, split: SplitName, root: Path) -> RawSplit:
+    """Open a split of torchvision's dataset ``cls`` under ``root``, fetched if missing."""
     import torchvision.datasets  # here, because no other source needs it and it is slow to import
 
-    maker = getattr(torchvision.datasets, _TORCHVISION[info.name])
-    which = {"split": split} if info.name == "stl10" else {"train": split == "train"}
+    maker = getattr(torchvision.datasets, cls)
+    by_name = "split" in signature(maker).parameters
+    which = {"split": split} if by_name else {"train": split == "train"}
     root.mkdir(parents=True, exist_ok=True)
     # It verifies the files of CIFAR-10 and STL-10 whenever it reads them, those of MNIST never.
     archives = dict(getattr(maker, "resources", ()))
@@ -73,19 +56,20 @@ def open_torchvision(info: DatasetInfo, split: SplitName, root: Path) -> RawSpli
         with contextlib.suppress(OSError):  # a full disk costs the list, not the images
             write_list(folder, [folder / Path(name).stem for name in archives])
     images = np.asarray(official.data)
+    channels, height, width = info.shape
     if images.ndim == 3:  # (N, H, W)
         images = images[:, None]
-    elif info.name == "cifar10":  # (N, H, W, C)
+    elif images.shape[1:] == (height, width, channels):
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1:] != info.shape:
         raise ValueError(f"images of shape {images.shape[1:]} instead of {info.shape}")
-    labels = np.asarray(official.labels if info.name == "stl10" else official.targets)
+    labels = np.asarray(official.labels if hasattr(official, "labels") else official.targets)
     labels = check_labels(labels, info, f"{root}: {info.name} {split}")
     return RawSplit(labels, lambda rows: images[rows], "download")
 
 
 def _unpack_damaged(folder: Path, archives: Mapping[str, str]) -> None:
-    """Unpack those of ``archives`` (MD5 by name) in ``folder`` anew whose files were changed.
+    """Unpack again those of ``archives`` (MD5 by name) in ``folder`` whose files were changed.
 
     UsageError if an archive that is needed is not there, or damaged too.
     """
@@ -101,7 +85,7 @@ def _unpack_damaged(folder: Path, archives: Mapping[str, str]) -> None:
                 _log.warning("%s: damaged, unpacked again", file)
             extract_archive(archive, folder)
         elif listed:
-            raise UsageError(f"{file}: damaged; delete {folder} to fetch its files anew")
+            raise UsageError(f"{file}: damaged; delete {folder} to fetch its files again")
         else:
             _log.warning("%s: read unchecked: its archive is not beside it", file)
 
@@ -146,9 +130,9 @@ def read_tiny_imagenet(info: DatasetInfo, split: SplitName, folder: Path) -> Raw
 
     def content(path: Path) -> bytes:
         data = path.read_bytes()
-        own = hashlib.sha256(data).hexdigest()
+        own = digest_bytes([data])
         if listed and listed.get(path.relative_to(folder).as_posix()) != own:
-            raise UsageError(f"{path}: damaged; delete {folder} to fetch it anew")
+            raise UsageError(f"{path}: damaged; delete {folder} to fetch it again")
         return data
 
     wnids = sorted(content(folder / "wnids.txt").decode().split())
@@ -164,14 +148,14 @@ def read_tiny_imagenet(info: DatasetInfo, split: SplitName, folder: Path) -> Raw
         fields = [line.split("\t") for line in lines if line]
         found = [(folder / "val" / "images" / name, index[wnid]) for name, wnid, *_ in fields]
     if not found:
-        raise UsageError(f"{folder}: no {split} images in it; delete this folder to fetch it anew")
+        raise UsageError(f"{folder}: no {split} images in it; delete this folder to fetch it again")
     paths = [path for path, _ in found]
     part = "train" if split == "train" else "val"
     wanted = {folder / name for name in listed if re.fullmatch(rf"{part}/.*\.JPEG", name)}
     if lost := wanted - set(paths):
         raise UsageError(
             f"{folder}: {len(lost):,} of {len(wanted):,} {split} images are missing; delete this"
-            " folder to fetch it anew"
+            " folder to fetch it again"
         )
     labels = check_labels(np.array([label for _, label in found]), info, str(folder))
 

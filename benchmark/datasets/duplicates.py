@@ -1,4 +1,4 @@
-"""Images that stand twice: in training and in testing, or twice in one of them.
+"""Images that appear twice: in training and in testing, or twice in one of them.
 
 A model may know a test image that it was trained on by heart, and one that is counted twice
 narrows the interval without telling more. How often that matters in practice: Barz and Denzler,
@@ -6,12 +6,13 @@ narrows the interval without telling more. How often that matters in practice: B
 in every pixel are found, not those that are nearly so. Nothing here needs torch.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from benchmark.hashing import digest_bytes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,8 +36,8 @@ def count_repeats(train: Pixels, test: Pixels) -> dict[str, int]:
     }
 
 
-def _digests(images: Pixels) -> list[bytes]:
-    return [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images)]
+def _digests(images: Pixels) -> list[str]:
+    return [digest_bytes([image.data]) for image in np.ascontiguousarray(images)]
 
 
 def repeats_sentence(counts: Any, n_train: int, n_test: int) -> str:

@@ -41,7 +41,7 @@ def most_encoded(info: DatasetInfo) -> int:
 
 
 def decode_images(encoded: Iterable[tuple[int, bytes, str]], n: int, info: DatasetInfo) -> Pixels:
-    """Decode ``n`` images, each given as (place, bytes, where it stands), into (n, C, H, W) uint8.
+    """Decode ``n`` images, each given as (place, bytes, where it is from), into (n, C, H, W) uint8.
 
     A line is logged if some are turned, as their EXIF orientation says. Errors as for
     :func:`decode_image`.
@@ -142,7 +142,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
 def _without_alpha(image: Image.Image, where: str) -> Image.Image:
     """Return ``image`` without an alpha channel; UsageError if a pixel is not opaque.
 
-    What shows through is nobody's guess: a viewer lays the image over white, Pillow over nothing.
+    What shows through is undefined: a viewer lays the image over white, Pillow over nothing.
     """
     if image.mode not in WITH_ALPHA and "transparency" not in image.info:
         return image

@@ -8,7 +8,6 @@ from typing import Any
 from benchmark.config.eps import check_reach
 from benchmark.config.spec import RunSpec
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.datasets.downloads import is_downloaded
 from benchmark.datasets.duplicates import repeats_sentence
 from benchmark.datasets.source import DatasetSource
 from benchmark.errors import UsageError, cause
@@ -28,7 +27,7 @@ def open_source(name: str) -> DatasetSource:
         ) from None
     if not isinstance(source, DatasetSource):
         raise UsageError(
-            f"dataset {name!r}: {source!r} is no benchmark.datasets.source.DatasetSource"
+            f"dataset {name!r}: {source!r} is not a benchmark.datasets.source.DatasetSource"
         )
     return source
 
@@ -43,7 +42,7 @@ def load_images(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, Ima
     if source.info.n_classes < 2:
         raise UsageError(
             f"{spec.dataset} has {source.info.n_classes} class: an attack needs two classes or"
-            " more, since without another one no image can be turned"
+            " more, since without another one no image can be misclassified"
         )
     for attack in spec.attacks:
         check_reach(attack.threat.eps, attack.threat.norm, source.info.shape)
@@ -56,7 +55,7 @@ def load_present(spec: RunSpec, data_dir: Path | None) -> tuple[ImageDataset, Im
     """Load as :func:`load_images` does, but UsageError rather than downloading anything."""
     source = open_source(spec.dataset)
     given = data_dir is not None or os.environ.get("BENCHMARK_DATA_DIR")
-    if not (given or source.embedded or is_downloaded(spec.dataset)):
+    if not (given or source.embedded or source.is_downloaded):
         raise UsageError(f"{spec.dataset}: no images here; name their folder with --data-dir")
     return load_images(spec, data_dir)
 
@@ -76,7 +75,7 @@ def say_classes(test_set: ImageDataset, spec: RunSpec, progress: Progress) -> No
 
 
 def say_repeats(about: Mapping[str, Any], spec: RunSpec, progress: Progress) -> None:
-    """Tell the user of images that stand twice, from what a run's provenance says of them."""
+    """Tell the user of images that appear twice, from what a run's provenance says of them."""
     counts = about["dataset"]["repeats"]
     if said := repeats_sentence(counts, spec.n_train, spec.n_test):
         progress.say(f"{spec.dataset}: {said}")

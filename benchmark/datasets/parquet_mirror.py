@@ -97,7 +97,7 @@ class _Chunk:
     n: int
 
     def encoded(self, inside: Rows) -> Iterator[tuple[bytes, str]]:
-        """Yield the encoded image of each row of ``inside``, and where it stands."""
+        """Yield the encoded image of each row of ``inside``, and where it is from."""
         with _reading(self.path), _opened(self.path) as file:
             values = file.read_row_group(self.group, columns=[self.column]).column(0)
             values = values.take(pa.array(inside)).combine_chunks()

@@ -14,7 +14,7 @@ from benchmark.errors import UsageError
 
 _COUNTED = re.compile(r"(.*?)(\d+)([-_. ]?of[-_. ]?)(\d+)(?!\d)", re.IGNORECASE)
 NAMED = 5
-"""So many missing files are named; the rest are counted."""
+"""The most missing files that are named; the rest are counted."""
 KEEP = "images would count twice; keep one set of files in the folder"
 
 

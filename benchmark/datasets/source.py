@@ -32,12 +32,19 @@ class DatasetSource:
     """A dataset and where its images come from; with ``info`` alone, from a Parquet mirror.
 
     ``embedded(info, split)`` opens a split that an installed package holds; ``download(info,
-    split, folder)`` opens one from its official files, which it fetches into ``folder``.
+    split, folder)`` opens one from its official files, which it fetches into ``folder``; there
+    :attr:`folder` is the name of what it leaves, the dataset's own by default.
     """
 
     info: DatasetInfo
     embedded: Callable[[DatasetInfo, SplitName], RawSplit] | None = None
     download: Callable[[DatasetInfo, SplitName, Path], RawSplit] | None = None
+    folder: str = ""
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether the official files lie in the folder of downloads."""
+        return (download_folder() / (self.folder or self.info.name)).is_dir()
 
     def load(
         self,

@@ -17,7 +17,7 @@ def check_images(given: Any, n: int, info: DatasetInfo, where: str) -> Pixels:
     if images.dtype != np.uint8:
         raise UsageError(
             f"{where}: images are {_range(images)}; a source gives uint8 from 0 to 255"
-            f"{_mend(images)}"
+            f"{_remedy(images)}"
         )
     if images.shape != (n, *info.shape):
         channels, height, width = info.shape
@@ -44,7 +44,7 @@ def _range(images: Any) -> str:
     return f"{images.dtype} from {images.min():g} to {images.max():g}"
 
 
-def _mend(images: Any) -> str:
+def _remedy(images: Any) -> str:
     if not np.issubdtype(images.dtype, np.floating) or not images.size:
         return ""
     if not np.isfinite(images).all():

@@ -1,7 +1,7 @@
-"""Whether a run's rows are of what is there now: the defenses' code and files, and their models.
+"""Whether a run's rows belong to what is there now: the defenses' code, files and models.
 
-Nothing is trained for it: each defense is built once, and what it would be trained from is held
-against what its record in the run says (:mod:`benchmark.training.origin`).
+Nothing is trained for it: each defense is built once, and what it would be trained from is compared
+with what its record in the run says (:mod:`benchmark.training.origin`).
 """
 
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ Model = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What became of the models of a run's rows.
+class Freshness:
+    """Whether the models of a run's rows are still those of the code and files.
 
-    ``stale``: why the rows are of something else than what is there now. ``unknown``: why that
+    ``stale``: why the rows belong to something else than what is there now. ``unknown``: why that
     cannot be told. ``noted``: what of the harness has changed, which leaves the rows as they are.
     """
 
@@ -43,9 +43,9 @@ class Standing:
             progress.say(f"{names}: made before {words} changed; the cells stay as they are")
 
 
-def standing(folder: RunFolder, train_set: ImageDataset) -> Standing:
-    """Hold the rows of ``folder`` against the defenses, and the cache, as they are now."""
-    found = Standing({}, {}, {})
+def freshness(folder: RunFolder, train_set: ImageDataset) -> Freshness:
+    """Compare the rows of ``folder`` with the defenses, and the cache, as they are now."""
+    found = Freshness({}, {}, {})
     for spec, seed in folder.measured():
         model = spec.name, seed
         record = folder.record(*model)
@@ -61,7 +61,7 @@ def standing(folder: RunFolder, train_set: ImageDataset) -> Standing:
 
 
 def _look(
-    found: Standing, spec: DefenseSpec, seed: int, record: ModelRecord, train_set: ImageDataset
+    found: Freshness, spec: DefenseSpec, seed: int, record: ModelRecord, train_set: ImageDataset
 ) -> None:
     model, before = (spec.name, seed), record.origin
     model_seed = seed_of(spec, train_set, seed)

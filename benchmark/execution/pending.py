@@ -1,4 +1,4 @@
-"""What is still missing of a run, and in which order it is made up for.
+"""What is still missing of a run, and in which order it is computed.
 
 Seed by seed and defense by defense; what took too long before comes last, so that the rest of the
 run does not wait for it again.

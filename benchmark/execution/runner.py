@@ -6,8 +6,6 @@ A defense or an attack that raises leaves failed cells with its message, and an 
 not suit a defense leaves skipped ones; the run goes on.
 """
 
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from benchmark.attacks.loader import load_attack
+from benchmark.attacks.loader import attack_family, load_attack
 from benchmark.audit.basic import Target, audit_defense, audit_failed, audit_rest, unaudited
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.datasets.dataset import ImageDataset
@@ -25,27 +23,27 @@ from benchmark.evaluation.applicability import unsuited
 from benchmark.evaluation.embedding_map import embedding_map
 from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.evaluation.sweep import Outcome, sweep
-from benchmark.execution.freshness import standing
+from benchmark.execution.freshness import freshness
 from benchmark.execution.pending import Work, agenda, left, whole
 from benchmark.hashing import derive_seed
 from benchmark.io.locks import held
 from benchmark.models.contract import check_answers, intact, repeats_itself
 from benchmark.models.defense import Defense
 from benchmark.models.model_copy import Kept
-from benchmark.plugins.containment import Limits
-from benchmark.plugins.process_settings import settings_now
+from benchmark.plugins.containment import Limits, plugin_code
+from benchmark.plugins.process_settings import contained, settings_now
 from benchmark.plugins.restart import failed_before
 from benchmark.progress import Progress
 from benchmark.results.audit_tables import forget
 from benchmark.results.embedding_points import put_codes
 from benchmark.results.model_records import ModelRecord, read_models
-from benchmark.results.pictures import PICTURES, encoded, pictured_eps
-from benchmark.results.provenance import attack_versions, provenance
+from benchmark.results.pictures import PICTURES
+from benchmark.results.provenance import provenance
+from benchmark.results.rows import Lost, SweepRows, failure_kind
 from benchmark.results.run_folder import RunFolder
-from benchmark.results.schema import CELLS, SAMPLES, Status
+from benchmark.results.schema import CELLS, SAMPLES, FailureKind
 from benchmark.results.tables import make_table
 from benchmark.seeding import UNREPEATABLE
-from benchmark.stats import wilson_interval
 from benchmark.training.fit import trained
 from benchmark.training.origin import another
 
@@ -54,7 +52,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run lies and how its cells stand."""
+    """Where a run lies, and its cells."""
 
     path: Path
     cells: pd.DataFrame
@@ -77,12 +75,12 @@ def run(
     audit: bool = True,
     retrain: bool = False,
 ) -> RunResult:
-    """Run what is still missing of ``spec`` under ``out`` and return where it stands.
+    """Run what is still missing of ``spec`` under ``out`` and return its result.
 
     Raises UsageError before anything is computed when the folder, the data or the spec will not
     do. Failed cells are tried again by the next call; ok and skipped ones never are. A training, or
     a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
-    nothing can interrupt it ends the process, or begins it anew (:mod:`benchmark.plugins.restart`).
+    nothing can interrupt it ends the process, or restarts it (:mod:`benchmark.plugins.restart`).
     With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`).
 
     Rows whose defense has changed since, or whose model comes out otherwise when it is trained
@@ -92,7 +90,7 @@ def run(
     folder = RunFolder.open(out, spec)
     failed = failed_before()
     idle = not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder)))
-    if idle and not retrain and _stands(folder, data_dir, progress):
+    if idle and not retrain and _is_fresh(folder, data_dir, progress):
         return RunResult(folder.path, folder.cells, was_complete=not failed)
     train_set, test_set = load_images(spec, data_dir)
     about = provenance(spec, train_set, test_set, command)
@@ -102,14 +100,15 @@ def run(
     with held(folder.path / ".lock", str(folder.path), progress):
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()
-        folder.mend(progress)
+        folder.repair(progress)
         _drop_stale(folder, train_set, progress)
         limits = Limits(time_limit, progress, set(failed))
+        families = {(attack.name, attack.library): _family(attack) for attack in spec.attacks}
         for planned in agenda(folder, failed, everything=retrain):
             work = left(folder, planned)
             if work is None:
                 continue
-            row = _Row(folder, about, work.seed, work.defense, progress, limits, audit)
+            row = _Row(folder, about, families, work.seed, work.defense, progress, limits, audit)
             row.run(work, train_set, test_set)
             if not (intact(train_set) and intact(test_set)):  # a plugin changed them in place
                 train_set, test_set = load_images(spec, data_dir)
@@ -119,10 +118,10 @@ def run(
     return RunResult(folder.path, folder.cells, was_complete=False)
 
 
-def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
-    """Tell whether a complete run is of what is there now; say so where that cannot be told.
+def _is_fresh(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
+    """Tell whether a complete run belongs to what is there now; say so where that is not known.
 
-    UsageError if the images are others.
+    UsageError if the images differ.
     """
     try:
         train_set, test_set = load_present(folder.spec, data_dir)
@@ -133,7 +132,7 @@ def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> boo
     folder.check_images(checksums)
     if not (folder.path / "run.json").exists():
         progress.say("not checked whether the images are the same: there is no run.json")
-    found = standing(folder, train_set)
+    found = freshness(folder, train_set)
     if not found.stale:
         found.say(progress)
     return not found.stale
@@ -141,7 +140,7 @@ def _stands(folder: RunFolder, data_dir: Path | None, progress: Progress) -> boo
 
 def _drop_stale(folder: RunFolder, train_set: ImageDataset, progress: Progress) -> None:
     """Delete the rows of every defense that has changed since they were computed, and say so."""
-    found = standing(folder, train_set)
+    found = freshness(folder, train_set)
     found.say(progress)
     for (name, seed), reason in found.stale.items():
         n = folder.drop(name, seed)
@@ -162,6 +161,7 @@ class _Row:
 
     folder: RunFolder
     about: Mapping[str, Any]
+    families: Mapping[tuple[str, str], str | None]
     seed: int
     defense: DefenseSpec
     progress: Progress
@@ -234,10 +234,10 @@ class _Row:
         """Return what ``do`` returns, or None if it fails, and with it all that is missing."""
         name = self.defense.name
 
-        def fail(reason: str) -> None:
+        def fail(reason: str, kind: FailureKind = "time") -> None:
             self._fail_codes()
             for attack in work.attacks:
-                self._put(attack, [], f"{what} failed: {reason}")
+                self._put(attack, [], Lost(f"{what} failed: {reason}", kind))
 
         try:
             with self.limits.stretch(f"{name}: {what}", fail):
@@ -245,15 +245,15 @@ class _Row:
         except Exception as error:
             reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-{what}", error)
             self.progress.say(f"{name}: {what} failed: {reason}")
-            fail(reason)
+            fail(reason, failure_kind(error))
             return None
 
     def _fail_codes(self) -> None:
-        """Let this command, should it begin anew, make no further attempt at the code map."""
+        """Let this command, should it start again, make no further attempt at the code map."""
         self.limits.failed.add((self.seed, self.defense.name, "", ""))
 
     def _map_codes(self, clean: CleanPredictions, test_set: ImageDataset) -> None:
-        """Bring the codes of test images to the plane; a failure costs the figure, not the run."""
+        """Bring embeddings of test images to the plane; a failure costs the figure, not the run."""
         name, asked = self.defense.name, self.folder.spec.code_map
         assert asked is not None
         images = test_set.head(asked.attack.n)
@@ -308,18 +308,19 @@ class _Row:
             names = (images.info.name, self.defense.seed_name, attack.seed_name, attack.library)
             return derive_seed(self.seed, *names, eps)
 
-        failure = skipped = ""
+        lost: Lost | None = None
         what = f"{self.defense.name}, {attack.name} ({attack.library})"
 
-        def keep(failure: str) -> None:
-            self._put(attack, outcomes, failure, images, skipped=skipped)
+        def hung(reason: str) -> None:
+            self._put(attack, outcomes, Lost(reason, "time"), images)
 
         try:
-            with self.limits.stretch(what, keep) as renew:
+            with self.limits.stretch(what, hung) as renew:
                 settings = settings_now()
                 searched = load_attack(attack)
-                skipped = unsuited(model, searched, attack)
-                if not skipped:
+                if reason := unsuited(model, searched, attack):
+                    lost = Lost(reason, "skipped")
+                else:
                     for outcome in sweep(
                         model,
                         searched,
@@ -335,14 +336,13 @@ class _Row:
                         renew()
         except Exception as error:
             stem = f"{self.defense.name}-seed{self.seed}-{attack.library}-{attack.name}"
-            failure = self.folder.keep_traceback(stem, error)
-            self.progress.say(f"{what}: failed: {failure}")
+            lost = Lost(self.folder.keep_traceback(stem, error), failure_kind(error))
         finally:
-            keep(failure)
+            self._put(attack, outcomes, lost, images)
         kept.restore()
-        if skipped:
-            self.progress.say(f"{what}: skipped: {skipped}")
-        elif not failure:
+        if lost is not None:
+            self.progress.say(f"{what}: {lost.status}: {lost.reason}")
+        else:
             accuracies = [1 - float(o.success.double().mean()) for o in outcomes]
             self.progress.say(
                 f"{what}: accuracy {accuracies[0]:.3f} at eps {outcomes[0].eps:g}"
@@ -354,131 +354,39 @@ class _Row:
         self,
         attack: AttackSpec,
         outcomes: list[Outcome],
-        failure: str,
+        lost: Lost | None,
         images: ImageDataset | None = None,
-        *,
-        skipped: str = "",
     ) -> None:
-        """Write a sweep's rows: an ok cell per outcome, one with the reason per eps left."""
-        if failure:
-            names = (self.seed, self.defense.name, attack.name, attack.library)
-            self.limits.failed.add(names)
-        cells = [
-            self._cell(attack, outcome.eps, "ok", outcome.notes, _measured(outcome, attack.n))
-            | {"search_dtype": outcome.search_dtype or None}
-            for outcome in outcomes
-        ]
-        if failure or skipped:
+        """Write a sweep's rows: an ok cell per outcome, one with the reason per eps ``lost``."""
+        names = (attack.name, attack.library)
+        if lost is not None and lost.status == "failed":
+            self.limits.failed.add((self.seed, self.defense.name, *names))
+        rows = SweepRows(
+            self.folder.spec, self.defense.name, attack, self.seed, self.about, self.families[names]
+        )
+        cells = [rows.ok(outcome) for outcome in outcomes]
+        if lost is not None:
             done = {outcome.eps for outcome in outcomes}
-            status: Status = "failed" if failure else "skipped"
-            cells += [
-                self._cell(attack, eps, status, failure or skipped, _missing())
-                for eps in attack.threat.eps
-                if eps not in done
-            ]
+            cells += [rows.lost(eps, lost) for eps in attack.threat.eps if eps not in done]
         samples, pictures = make_table([], SAMPLES), make_table([], PICTURES)
         if outcomes and images is not None:
-            tables = [self._samples(attack, outcome, images) for outcome in outcomes]
+            tables = [rows.samples(outcome, images) for outcome in outcomes]
             samples = pd.concat(tables, ignore_index=True)
-            pictures = self._pictures(attack, outcomes, samples, images)
+            pictures = rows.pictures(outcomes, samples, images)
         table = make_table(cells, CELLS)
         if self.folder.put(self.seed, self.defense, attack, table, samples, pictures):
-            self.progress.say(f"{self.folder.path} was deleted meanwhile: written anew from memory")
-
-    def _key(self, attack: AttackSpec, eps: float) -> dict[str, Any]:
-        return {
-            "dataset": self.folder.spec.dataset,
-            "defense": self.defense.name,
-            "attack": attack.name,
-            "library": attack.library,
-            "norm": attack.threat.norm,
-            "eps": eps,
-            "seed": self.seed,
-        }
-
-    def _cell(
-        self,
-        attack: AttackSpec,
-        eps: float,
-        status: Status,
-        reason: str,
-        numbers: Mapping[str, float],
-    ) -> dict[str, Any]:
-        return {
-            **self._key(attack, eps),
-            "eot": attack.eot,
-            "bpda": attack.bpda,
-            "status": status,
-            "reason": reason,
-            "n": attack.n,
-            **numbers,
-            "device": self.folder.spec.device,
-            "preset": self.folder.spec.preset,
-            "versions": json.dumps(
-                {**self.about["versions"], **attack_versions(attack.library)}, sort_keys=True
-            ),
-            "git_sha": self.about["git_sha"],
-        }
-
-    def _samples(self, attack: AttackSpec, outcome: Outcome, images: ImageDataset) -> pd.DataFrame:
-        columns = {
-            "run_id": self.folder.spec.run_id,
-            "sample_id": images.sample_ids.cpu().numpy(),
-            **self._key(attack, outcome.eps),
-            "label": images.labels.cpu().numpy(),
-            "pred_clean": outcome.pred_clean.numpy(),
-            "pred_adv": outcome.pred_adv.numpy(),
-            "success": outcome.success.numpy(),
-            "distance": outcome.distance.numpy(),
-            "n_forward": outcome.n_forward.numpy(),
-            "n_backward": outcome.n_backward.numpy(),
-        }
-        return pd.DataFrame(columns, columns=SAMPLES.names)
-
-    def _pictures(
-        self,
-        attack: AttackSpec,
-        outcomes: list[Outcome],
-        samples: pd.DataFrame,
-        images: ImageDataset,
-    ) -> pd.DataFrame:
-        """Return the rows of the sweep's pictures: none unless it came to their eps."""
-        eps = pictured_eps(attack.threat.eps)
-        shown = [outcome.pictures for outcome in outcomes if outcome.eps == eps]
-        if not shown:
-            return make_table([], PICTURES)
-        k = len(shown[0])
-        clean, adversarial = images.head(k).x().cpu().numpy(), shown[0].numpy()
-        # Of a cell's samples the first are the first of the dataset's order: those pictured.
-        rows = samples[samples["eps"] == eps].head(k).to_dict("records")
-        return make_table(
-            [
-                {str(name): value for name, value in row.items() if name in PICTURES.names}
-                | encoded(x, x_adv)
-                for row, x, x_adv in zip(rows, clean, adversarial, strict=True)
-            ],
-            PICTURES,
-        )
+            self.progress.say(
+                f"{self.folder.path} was deleted meanwhile: written again from memory"
+            )
 
 
-def _missing() -> dict[str, float]:
-    names = ("clean_accuracy", "robust_accuracy", "ci_low", "ci_high", "median_distance")
-    return dict.fromkeys(names, math.nan) | {"seconds": 0.0}
-
-
-def _measured(outcome: Outcome, n: int) -> dict[str, float]:
-    """The numbers of a cell; the distance is over the images that the attack itself turned."""
-    stands = int((~outcome.success).sum())
-    low, high = wilson_interval(stands, n)
-    turned = outcome.distance[outcome.success & outcome.correct]
-    return {
-        "clean_accuracy": int(outcome.correct.sum()) / n,
-        "robust_accuracy": stands / n,
-        "ci_low": low,
-        "ci_high": high,
-        "median_distance": float(turned.quantile(0.5)) if len(turned) else math.nan,
-        "seconds": outcome.seconds,
-    }
+def _family(attack: AttackSpec) -> str | None:
+    """Return an attack's family; None if it cannot be imported, which its cells will say."""
+    try:
+        with plugin_code(), contained():
+            return attack_family(attack)
+    except Exception:
+        return None
 
 
 def _summary(record: ModelRecord) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmark.attacks.base import MinimalAttack
-from benchmark.attacks.loader import attack_class
+from benchmark.attacks.loader import attack_family
 from benchmark.config.spec import AttackSpec, RunSpec
 from benchmark.execution.plan import attack_name
 from benchmark.plugins.names import canonical
@@ -47,7 +46,7 @@ def remarks(
     idle = [name for name in dict.fromkeys(libraries) if name not in _libraries(spec)]
     if idle:
         yield f"--libraries: no attack of this run is asked of {', '.join(idle)}"
-    if spec.exact and all(_is_minimal(attack) for attack in spec.attacks):
+    if spec.exact and all(attack_family(attack) == "minimal" for attack in spec.attacks):
         yield f"--exact changes nothing: {_names(spec.attacks)} searches once, without an eps"
 
 
@@ -59,10 +58,6 @@ def renamed(option: str, word: str, name: str) -> Iterator[str]:
 
 def _libraries(spec: RunSpec) -> set[str]:
     return {attack.library for attack in spec.attacks}
-
-
-def _is_minimal(attack: AttackSpec) -> bool:
-    return issubclass(attack_class(attack.type, attack.library), MinimalAttack)
 
 
 def _names(attacks: Sequence[AttackSpec]) -> str:

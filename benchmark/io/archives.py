@@ -34,7 +34,7 @@ def _fault(member: ZipInfo) -> str:
     if stat.S_ISLNK(member.external_attr >> 16):
         return "is a link"
     if "\0" in name or "\\" in name or ":" in name:
-        return "is no name that every system takes"
+        return "is not a name that every system takes"
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return "leads out of the folder"
     return ""

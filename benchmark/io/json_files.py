@@ -1,51 +1,54 @@
-"""JSON files that carry their own checksum, read with limits.
+"""JSON files that carry their own checksum and version, read with limits.
 
-An object is written with ``sha256``, the digest of all else in it; whoever reads it learns of a
-changed value. A file without one, as older versions made, is read all the same:
+An object is written with ``schema_version`` and with ``sha256``, the digest of all else in it, so
+that a changed value is noticed. A file without them, as older versions made, is read all the same:
 :func:`is_sealed` tells. Nothing here needs torch.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.io import json_files
+from benchmark.hashing import digest_bytes
 from benchmark.io.atomic import write_atomic
 from benchmark.io.paths import plain_file
+from benchmark.io.schema_version import NAME, SCHEMA_VERSION, check_version
 
 SEAL = "sha256"
 
 
 MOST_BYTES = 2**24
-"""A log of ten thousand epochs takes a tenth of this."""
+"""The largest file that is read (docs/constants.md)."""
 
 
 MOST_LEVELS = 32
-"""So deep may lists and objects stand in each other; the deepest of ours has six levels."""
+"""How deep lists and objects may be nested (docs/constants.md)."""
 
 
 def seal(value: Any) -> bytes:
-    """Return ``value`` as indented JSON, an object with its checksum."""
+    """Return ``value`` as indented JSON, an object with its version and checksum."""
     if isinstance(value, Mapping):
         value = {key: item for key, item in value.items() if key != SEAL}
+        value[NAME] = SCHEMA_VERSION
         value[SEAL] = _checksum(json.loads(json.dumps(value)))
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path, *, any_number: bool = False) -> Any:
-    """Return what a JSON file holds, without its checksum.
+    """Return what a JSON file holds, without its version and checksum.
 
-    ValueError says what is wrong: the checksum, a key that stands twice, text that is not UTF-8, a
-    file that is no plain one, too large or too deep, a whole number of more than 64 bits or,
-    unless ``any_number``, one that is not finite. OSError if it cannot be read.
+    ValueError says what is wrong: the checksum, a key that appears twice, text that is not UTF-8,
+    no plain file, too large or nested too deep, a whole number of more than 64 bits or, unless
+    ``any_number``, a number that is not finite. OSError if it cannot be read.
     """
     plain_file(path, MOST_BYTES)
     value = parse_json(path.read_bytes(), any_number=any_number)
     if isinstance(value, dict) and SEAL in value and value.pop(SEAL) != _checksum(value):
         raise ValueError("it does not match its own checksum")
+    if isinstance(value, dict) and NAME in value:
+        check_version(value.pop(NAME), path)
     return value
 
 
@@ -69,14 +72,14 @@ def is_sealed(path: Path) -> bool:
 
 def _checksum(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_bytes([text.encode()])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {twice[:40]!r} stands twice in it")
+        raise ValueError(f"the key {twice[:40]!r} appears twice in it")
     return found
 
 
@@ -104,5 +107,5 @@ def _check(value: Any, any_number: bool) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, an object with its checksum, atomically."""
-    write_atomic(path, json_files.seal(value))
+    """Write ``value`` as indented JSON, an object with its version and checksum, atomically."""
+    write_atomic(path, seal(value))

@@ -1,7 +1,7 @@
 """Locks between processes that share folders: one for a run's folder, a model, a download.
 
 The operating system takes a lock from its process when that ends, however it ends: none is ever
-stale. The JSON beside a lock tells whoever waits who has it, and decides nothing.
+stale. The JSON beside a lock only tells who has it, for those who wait.
 """
 
 import os
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 
 @contextmanager
 def held(path: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Hold the lock at ``path`` inside the block, after waiting for whoever has it.
+    """Hold the lock at ``path`` inside the block, after waiting for the process that has it.
 
     ``what`` names to the user what is locked. Where there can be no lock (a file system that has
     none, a full disk), a line says so and the block runs all the same. A folder that must not be

@@ -1,12 +1,11 @@
-"""Parquet files that carry their own checksum, opened with limits.
+"""Parquet files that carry their own checksum and version, opened with limits.
 
-The checksum is the SHA-256 of the whole file, taken while 64 zeros stand in its place in the
-file's key-value metadata; so one file holds both, any Parquet reader takes it, and no byte of it
-can change unseen. A file without one, as older versions made, is read all the same:
-:func:`is_sealed` tells. Nothing here needs torch.
+The checksum is the SHA-256 of the whole file with 64 zeros in the checksum's place in the file's
+key-value metadata: one file holds both, any Parquet reader takes it, and no byte can change
+unnoticed. A file without one, as older versions made, is read all the same: :func:`is_sealed`
+tells. The version is in the same metadata. Nothing here needs torch.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,34 +14,38 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.hashing import digest_bytes
 from benchmark.io.paths import plain_file
+from benchmark.io.schema_version import NAME, SCHEMA_VERSION, check_version
 
 KEY = b"defensebench.sha256"
+VERSION_KEY = f"defensebench.{NAME}".encode()
 EMPTY = b"0" * 64
 
-# What stands before the digest in a footer (Thrift, compact): the key, "a string", its length.
+# What comes before the digest in a footer (Thrift, compact): the key, "a string", its length.
 _MARK = KEY + b"\x18\x40"
 
 MOST_COLUMNS = 64
 MOST_BYTES = 2**32
-"""Of a whole table, as its footer names them before compression."""
+"""Of a whole table, before compression, as its footer tells."""
 
 MOST_FOOTER = 2**24
-"""A footer describes every column of every row group; a million columns would take far more."""
+"""The longest footer that is read, in bytes (docs/constants.md)."""
 
 _PIECE = 2**20
 
 
 def seal(table: pa.Table) -> bytes:
-    """Return ``table`` as a Parquet file with its checksum; equal tables give equal bytes."""
-    about = {**(table.schema.metadata or {}), KEY: EMPTY}
+    """Return ``table`` as a Parquet file with version and checksum; equal tables, equal bytes."""
+    version = str(SCHEMA_VERSION).encode()
+    about = {**(table.schema.metadata or {}), VERSION_KEY: version, KEY: EMPTY}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(about), sink, compression="zstd", write_page_checksum=True
     )
     data = bytearray(sink.getvalue())
     at = data.rindex(_MARK) + len(_MARK)
-    data[at : at + len(EMPTY)] = hashlib.sha256(data).hexdigest().encode()
+    data[at : at + len(EMPTY)] = digest_bytes([data]).encode()
     return bytes(data)
 
 
@@ -59,11 +62,12 @@ def opened(path: Path, most_rows: int, **options: Any) -> Iterator[pq.ParquetFil
         raise ValueError("it does not match its own checksum")
     with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
         check_size(file.metadata, most_rows)
+        check_version((file.metadata.metadata or {}).get(VERSION_KEY, b"").decode(), path)
         yield file
 
 
 def narrowed(values: pa.ChunkedArray, column: pa.Field, *, few: bool) -> Any:
-    """Return a column's values for pandas in little memory; ValueError if they are no ``column``.
+    """Return a column's values for pandas in little memory; ValueError if of another type.
 
     Words become categories in alphabetical order, and whole numbers have 32 bits (16 if ``few``)
     where all of them fit.
@@ -109,7 +113,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def _footer(data: BinaryIO) -> tuple[int, bytes]:
-    """Return where the footer begins, and the footer; empty where the file is no Parquet one."""
+    """Return where the footer begins, and the footer; empty if it is not a Parquet file."""
     size = data.seek(0, 2)
     data.seek(max(size - 8, 0))
     tail = data.read(8)
@@ -136,14 +140,17 @@ def _checksums(data: BinaryIO) -> tuple[str, str] | None:
         return None
     data.seek(place)
     named = data.read(len(EMPTY))
-    total = hashlib.sha256()
+    return named.decode("ascii", "replace"), digest_bytes(_blanked(data, place))
+
+
+def _blanked(data: BinaryIO, place: int) -> Iterator[bytes]:
+    """Yield the file piece by piece, zeros in place of the checksum at ``place``."""
     data.seek(0)
     left = place
     while left and (piece := data.read(min(left, _PIECE))):
-        total.update(piece)
+        yield piece
         left -= len(piece)
-    total.update(EMPTY)
+    yield EMPTY
     data.seek(place + len(EMPTY))
     while piece := data.read(_PIECE):
-        total.update(piece)
-    return named.decode("ascii", "replace"), total.hexdigest()
+        yield piece

@@ -13,13 +13,13 @@ from benchmark.errors import UsageError
 from benchmark.hashing import digest
 
 LONGEST = 100
-"""So many characters of a name go into a file's: with what is added it stays below 255 bytes."""
+"""The most characters of a name that go into a file's name (docs/constants.md)."""
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{w}{i}" for w in ("com", "lpt") for i in range(1, 10)}
 
 
 def safe_name(text: str) -> str:
-    """Return a file name for ``text``: itself where any file system takes it as it stands.
+    """Return a file name for ``text``: the text itself where any file system takes it.
 
     Else what of it may stay, and a digest, so that two names never become one: neither ``a/b`` and
     ``a_b`` nor, where capitals do not count, ``Madry`` and ``madry``.
@@ -33,11 +33,11 @@ def safe_name(text: str) -> str:
 def plain_file(path: Path, most: int) -> int:
     """Return the size of ``path`` in bytes; ValueError unless it is a file of at most ``most``.
 
-    A link is none: it may lead anywhere, and a pipe would be waited for without end.
+    A link is refused, as it may lead anywhere, and a pipe, as reading it may never end.
     """
     about = path.lstat()
     if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no plain file; links are not followed here")
+        raise ValueError("it is not a plain file; links are not followed here")
     if about.st_size > most:
         raise ValueError(f"it has {about.st_size:,} bytes; {most:,} are the most that is read")
     return about.st_size
@@ -46,7 +46,7 @@ def plain_file(path: Path, most: int) -> int:
 def real(path: Path) -> Path:
     """Return where ``path`` leads.
 
-    Links that lead in a circle stay as they are, and whoever opens the path hears of them; before
+    Links that lead in a circle stay as they are, so that opening the path fails; before
     Python 3.13 Path.resolve raises a RuntimeError of its own.
     """
     return Path(os.path.realpath(path))

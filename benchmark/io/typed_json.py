@@ -8,6 +8,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
+def known(kind: Any, raw: Any) -> Any:
+    """Return ``raw`` without the keys that the dataclass ``kind`` has not: a newer version's."""
+    if not isinstance(raw, dict):
+        return raw
+    names = {field.name for field in fields(kind)}
+    return {key: value for key, value in raw.items() if key in names}
+
+
 def build(kind: Any, raw: Any, where: str) -> Any:
     """Return ``raw`` (plain data) as ``kind``: a dataclass of such, a tuple, a mapping or a word.
 

@@ -1,6 +1,6 @@
 """Running a plugin's code: whatever it does ends in an ordinary exception, and within its time.
 
-A plugin may call ``sys.exit``, raise an exception that is no Exception, change the process's
+A plugin may call ``sys.exit``, raise a BaseException, change the process's
 settings or never return. The run that it is a part of goes on.
 """
 
@@ -59,7 +59,7 @@ class Limits:
         """Run ``what`` as :func:`stretch` does.
 
         If it hangs where nothing can interrupt it, ``keep`` writes the cells that failed, with the
-        reason, before the process ends or begins anew (:func:`benchmark.plugins.restart.end`).
+        reason, before the process ends or starts again (:func:`benchmark.plugins.restart.end`).
         """
 
         def hung(reason: str) -> None:

@@ -17,7 +17,7 @@ from benchmark.registry import Registry, is_path
 def canonical(registry: Registry, word: str) -> str:
     """Return the registered name of what ``word`` names, else the path of its class.
 
-    ``word`` itself where it is registered, names nothing, or cannot be imported: whoever uses it
+    ``word`` itself where it is registered, names nothing, or cannot be imported: its user
     meets the same fault and says so.
     """
     if word in registry.entries() or not is_path(word):

@@ -32,7 +32,7 @@ SPOILING: Mapping[str, Setting] = {
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
     "whether gradients are recorded": (torch.is_grad_enabled, torch.set_grad_enabled),
 }
-"""Whoever changes these while cells are measured changes what is measured, or how fast."""
+"""A change of these while cells are measured changes what is measured, or how fast."""
 
 OTHERS: Mapping[str, Setting] = {
     "deterministic algorithms": (
@@ -88,7 +88,7 @@ def contained() -> Iterator[None]:
 def seeded_by(ask: Callable[[], object], device: torch.device) -> str:
     """Name the global generators that ``ask`` sets, where it should only draw; "" if none.
 
-    Whoever draws leaves a state that hangs on the one before; whoever seeds leaves the same.
+    Drawing leaves a state that depends on the one before; seeding leaves the same one.
     """
     left = []
     for seed in (1, 2):

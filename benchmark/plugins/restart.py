@@ -1,4 +1,4 @@
-"""What becomes of a process that hangs where nothing can stop it: it begins its command anew.
+"""What becomes of a process that hangs where nothing can stop it: it starts its command again.
 
 What is finished lies in the run's folder, so the same command goes on from there. The sweeps that
 failed before the restart are not tried again by it: their names go along in the environment.
@@ -31,7 +31,7 @@ def can_restart() -> bool:
 def prospect() -> str:
     """Return in words what :func:`end` will do."""
     if can_restart():
-        return "the command begins anew and goes on without it"
+        return "the command starts again and goes on without it"
     return "stopped; the same command goes on with the other cells first"
 
 

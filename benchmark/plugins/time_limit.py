@@ -3,7 +3,7 @@
 On the main thread a timer's signal raises :class:`TookTooLong` wherever Python code is running,
 again every second until the code has ended: no ``except Exception`` of a plugin swallows it.
 Code in C hears no signal before it returns. After a grace period a second thread takes over: it
-has the failed cells written and the process ended, or begun anew
+has the failed cells written and the process ended, or started again
 (:mod:`benchmark.plugins.restart`). Only C code that also keeps the interpreter's lock stops that
 thread too, and nothing within the process can end it.
 
@@ -21,16 +21,16 @@ from types import FrameType
 from benchmark.errors import PluginError, UsageError
 
 OPTION = "(--time-limit)"
-"""Stands in the reason of every cell that took too long, and tells it from others that failed."""
+"""Ends the reason of every cell that took too long: what the user can change."""
 
 DEFAULT_SECONDS = 86_400.0
 """A day: a cell of the paper's size takes hours on a GPU."""
 
 MOST_SECONDS = 1e8
-"""Three years: timers take no number of seconds that is much larger."""
+"""The longest limit, three years: timers take no much larger number (docs/constants.md)."""
 
 GRACE = 60.0
-"""So many seconds, or a tenth of the limit if that is more, C code has to return after it."""
+"""Seconds, or a tenth of the limit if that is more, that C code has to return after it."""
 
 AGAIN = 1.0
 """Seconds from one signal to the next, should a plugin have swallowed it."""
@@ -39,11 +39,15 @@ Renew = Callable[[], None]
 
 
 class TookTooLong(BaseException):
-    """Raised inside plugin code; no Exception, so that the plugin does not take it for its own."""
+    """Raised inside plugin code; not an Exception, so that ``except Exception`` lets it pass."""
+
+
+class TimeLimitError(PluginError):
+    """A plugin took longer than its limit."""
 
 
 def check_seconds(seconds: float) -> None:
-    """Raise a UsageError unless ``seconds`` can be a time limit; 0 is none."""
+    """Raise a UsageError unless ``seconds`` can be a time limit; 0 is no limit."""
     if not (math.isfinite(seconds) and 0 <= seconds <= MOST_SECONDS):
         raise UsageError(
             f"--time-limit {seconds:g}: give seconds from 0 (no limit) to {MOST_SECONDS:.0f}"
@@ -57,9 +61,9 @@ def reason(seconds: float) -> str:
 
 @contextmanager
 def time_limit(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
-    """Allow the block ``seconds`` (0: any time); the value is a function that starts them anew.
+    """Allow the block ``seconds`` (0: any time); the value is a function that starts them again.
 
-    PluginError if it takes longer. ``hung`` is called from another thread, with the reason, when
+    TimeLimitError if it takes longer. ``hung`` is called from another thread, with the reason, when
     the block cannot be stopped; it must end the process.
     """
     if not seconds:
@@ -72,7 +76,7 @@ def time_limit(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
         yield watch.renew
     except TookTooLong as stopped:
         watch.close()
-        raise PluginError(reason(watch.seconds)) from stopped
+        raise TimeLimitError(reason(watch.seconds)) from stopped
     finally:
         watch.close()
         _running.reset(token)
@@ -80,7 +84,7 @@ def time_limit(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Stop the clock for the block, which waits for another process; then the seconds start anew.
+    """Stop the clock for the block, which waits for another process; then the seconds start again.
 
     Nothing where no limit runs.
     """
@@ -109,7 +113,7 @@ class _Watch:
             self.handler = signal.signal(signal.SIGALRM, self._interrupt)
 
     def renew(self) -> None:
-        """Start the seconds anew."""
+        """Start the seconds again."""
         self.stop()
         self.thread = threading.Timer(self.seconds + max(GRACE, self.seconds / 10), self._give_up)
         self.thread.daemon = True

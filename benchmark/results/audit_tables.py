@@ -16,6 +16,7 @@ from benchmark.results.audit_words import ANSWERS, LEVELS, RULINGS, Ruling
 from benchmark.results.schema import SAMPLES, ResultsError, columns
 from benchmark.results.tables import (
     empty_table,
+    forget_rows,
     load_table,
     read_samples,
     read_table,
@@ -29,7 +30,7 @@ FINDINGS = columns(
     ("defense", pa.string()),
     ("seed", pa.int64()),
     ("attack", pa.string()),
-    ("library", pa.string()),
+    ("library", pa.string(), ""),
     ("level", pa.string()),
     ("check", pa.string()),
     ("answer", pa.string()),
@@ -65,8 +66,8 @@ VERDICTS = columns(
     ("headline_high", pa.float64()),
     ("p_value", pa.float64()),
     ("attacks", pa.string()),
-    ("beaten_by", pa.string()),
-    ("rerun", pa.string()),
+    ("beaten_by", pa.string(), ""),
+    ("rerun", pa.string(), ""),
     ("seconds", pa.float64()),
 )
 """A row per (defense, seed, norm): :class:`benchmark.audit.verdict.Verdict`. ``reasons`` says why
@@ -184,23 +185,22 @@ def put_samples(run_dir: Path, rows: pd.DataFrame) -> None:
 
 
 def forget(run_dir: Path, dataset: str, defense: str, seed: int) -> None:
-    """Delete what was found about a defense that is about to be attacked anew."""
-    for what, schema in (("findings", FINDINGS), ("verdicts", VERDICTS), ("samples", SAMPLES)):
+    """Delete what was found about a defense that is about to be attacked again."""
+    for what, schema in (
+        ("findings", FINDINGS),
+        ("verdicts", VERDICTS),
+        ("samples", SAMPLES),
+        ("transfer", TRANSFER),
+    ):
         path = run_dir / _FILES[what]
         if not path.exists():
             continue
-        frame = _read(run_dir, what, schema) if what in _CHECKS else read_table(path, schema)
-        own = (frame["dataset"] == dataset) & (frame["defense"] == defense)
-        own &= frame["seed"] == seed
-        if own.any():
-            write_table(path, frame[~own], schema)
-    path = run_dir / _FILES["transfer"]
-    if path.exists():
-        frame = read_table(path, TRANSFER)
-        own = (frame["source"] == defense) | (frame["target"] == defense)
-        own &= (frame["dataset"] == dataset) & (frame["seed"] == seed)
-        if own.any():
-            write_table(path, frame[~own], TRANSFER)
+        table = read_table(path, SAMPLES) if what == "samples" else _read(run_dir, what, schema)
+        of_defense = [
+            table[name] == defense for name in ("defense", "source", "target") if name in table
+        ]
+        own = (table["dataset"] == dataset) & (table["seed"] == seed)
+        forget_rows(path, table, own & pd.concat(of_defense, axis=1).any(axis=1), schema)
 
 
 def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -210,7 +210,7 @@ def check_findings(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     _known(rows, "level", LEVELS, where)
     _single(rows, [*CHECK_KEY, "attack", "library"], "a check's answer", where)
     if (rows.loc[rows["answer"] != "pass", "evidence"] == "").any():
-        raise ResultsError(f"{where}: a finding that is no pass has no evidence")
+        raise ResultsError(f"{where}: a finding other than a pass has no evidence")
     return rows
 
 
@@ -244,11 +244,8 @@ def _read(run_dir: Path, what: str, schema: pa.Schema) -> pd.DataFrame:
     path = run_dir / _FILES[what]
     if not path.exists():
         return empty_table(schema)
-    return _CHECKS[what](_of_today(load_table(path), what), str(path))
+    return _CHECKS[what](_of_today(load_table(path, schema), what), str(path))
 
-
-LATER = {"findings": ["library"], "verdicts": ["beaten_by", "rerun"]}
-"""Columns of words that audits of older versions lack: empty there."""
 
 OLD_INVALID = (
     *("tested on training images", "attacked function is not the judged", "changes when asked"),
@@ -265,9 +262,6 @@ OLD_TOO_WEAK = (
 
 def _of_today(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """Return a table as this version writes it."""
-    for name in LATER.get(what, []):
-        if name not in frame:
-            frame[name] = ""
     if what == "verdicts" and {"verdict", "reasons"} <= set(frame):
         old = frame["verdict"] == "masked"
         frame.loc[old, "verdict"] = frame.loc[old, "reasons"].map(_ruling_of_masked)

@@ -9,7 +9,7 @@ Level = Literal["basic", "full"]
 LEVELS: tuple[Level, ...] = ("basic", "full")
 
 Answer = Literal["pass", "alarm", "note", "undecided"]
-"""``alarm``: the attack cannot be believed as it stands. ``note``: true of the defense and no fault
+"""``alarm``: the attack cannot be believed as it is. ``note``: true of the defense and no fault
 of the attack (randomness), but the attack had to be set for it. ``undecided``: could not tell."""
 
 ANSWERS: tuple[Answer, ...] = ("alarm", "undecided", "note", "pass")
@@ -17,8 +17,8 @@ ANSWERS: tuple[Answer, ...] = ("alarm", "undecided", "note", "pass")
 
 Role = Literal["cause", "symptom", "invalid"]
 """What a check's alarm tells. ``cause``: why attacks fail on the defense, which hides its gradient.
-``symptom``: that an attack fell short, not why. ``invalid``: that the numbers mean nothing, whoever
-attacks, because the data leak or the defense breaks its interface."""
+``symptom``: that an attack fell short, not why. ``invalid``: that the numbers mean nothing under
+any attack, because the data leak or the defense breaks its interface."""
 
 Ruling = Literal["attacked fairly", "attack too weak", "gradient masking", "invalid", "undecided"]
 RULINGS: tuple[Ruling, ...] = (
@@ -38,17 +38,17 @@ DOUBTFUL: tuple[Ruling, ...] = (*DISTRUSTED, "undecided")
 
 MEANINGS: dict[Ruling, str] = {
     "invalid": "the data leak, or the defense breaks its interface: no number means anything until"
-    " that is mended",
+    " that is repaired",
     "gradient masking": "the defense hides its gradient from the run's attacks",
     "attack too weak": "a stronger attack takes at least 10 points more, and no check found"
     " anything wrong with the defense: repeat the run with that attack",
-    "undecided": "what is missing before it can be told stands beside it",
+    "undecided": "what is missing before it can be told is named beside it",
     "attacked fairly": "no alarm is left unexplained, and nothing stronger takes 10 points more",
 }
 """What each ruling says, in half a sentence."""
 
 STRONGER = "audit"
-"""The library under which the samples of the audit's own attacks stand."""
+"""The library that the samples of the audit's own attacks are listed under."""
 
 
 def check_level(level: str, known: Sequence[str] = LEVELS) -> Level:

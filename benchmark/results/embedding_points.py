@@ -1,4 +1,4 @@
-"""Codes of test images as points of the plane: the table of the paper's Figure 5.
+"""Embeddings of test images as points of the plane: the table of the paper's Figure 5.
 
 ``codes.parquet`` lies beside a run's other tables. Nothing here needs torch.
 """
@@ -9,7 +9,14 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.results.schema import ResultsError, columns
-from benchmark.results.tables import empty_table, load_table, superseded, validate, write_table
+from benchmark.results.tables import (
+    empty_table,
+    forget_rows,
+    load_table,
+    superseded,
+    validate,
+    write_table,
+)
 
 CONDITIONS = ("clean", "attacked")
 
@@ -28,8 +35,8 @@ CODES = columns(
 )
 """A row per (defense, seed, condition, image). ``sample_id`` is the image's row in the dataset's
 test split, ``pred`` the defense's label for it under ``condition`` ("clean" or "attacked"), and
-(``x``, ``y``) its code's place. Clean rows have the attack "" and eps 0. Both conditions of one
-defense and seed share a plane; two defenses do not, and a plane's axes have no unit."""
+(``x``, ``y``) its embedding's place. Clean rows have the attack "" and eps 0. Both conditions of
+one defense and seed share a plane; two defenses do not, and a plane's axes have no unit."""
 
 CODES_KEY = ["dataset", "defense", "seed", "condition", "sample_id"]
 FILE = "codes.parquet"
@@ -38,7 +45,7 @@ FILE = "codes.parquet"
 def read_codes(run_dir: Path) -> pd.DataFrame:
     """Read and validate a run's code map; an absent one is empty."""
     path = run_dir / FILE
-    return check_codes(load_table(path), str(path)) if path.exists() else empty_table(CODES)
+    return check_codes(load_table(path, CODES), str(path)) if path.exists() else empty_table(CODES)
 
 
 def put_codes(run_dir: Path, points: pd.DataFrame) -> None:
@@ -52,8 +59,7 @@ def forget_codes(run_dir: Path, defense: str, seed: int) -> None:
     """Delete a defense's points under a seed."""
     table = read_codes(run_dir)
     own = (table["defense"] == defense) & (table["seed"] == seed)
-    if own.any():
-        write_table(run_dir / FILE, table[~own].reset_index(drop=True), CODES)
+    forget_rows(run_dir / FILE, table, own, CODES)
 
 
 def check_codes(points: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""What stands beside a run's tables, kept in memory in case that somebody deletes the folder.
+"""The files beside a run's tables, kept in memory in case somebody deletes the folder.
 
 Both tables are in memory while a run goes on; the spec, the origin, the models' records and the
-other tables are small, and with them the whole folder can be written anew.
+other tables are small, and with them the whole folder can be written again.
 """
 
 from contextlib import suppress
@@ -37,7 +37,7 @@ class Safekeeping:
         self.files.pop(path, None)
 
     def restore(self) -> bool:
-        """Write everything anew if the folder was deleted, and tell whether it was."""
+        """Write everything again if the folder was deleted, and tell whether it was."""
         if not self.files or (self.folder / SIGN).exists():
             return False
         for path, data in self.files.items():

@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.io import json_files
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, safe_name
-from benchmark.io.typed_json import build
+from benchmark.io.typed_json import build, known
 from benchmark.results.schema import ResultsError
 
 
@@ -42,8 +42,9 @@ class ModelRecord:
     ``log`` has one mapping per epoch (``epoch``, ``seconds``, and whatever the defense logs:
     ``loss``, ``clean_accuracy``, ``adversarial_accuracy``, ...). ``measures`` holds numbers taken
     on the trained model; ``code_distance`` is a mapping with ``value``, ``ci_low``, ``ci_high``,
-    ``floor`` and ``n`` (sliced Wasserstein distance of the test codes from the prior; ``floor``
-    is what two samples of the prior itself give). ``origin`` is None in records of older versions.
+    ``floor`` and ``n`` (sliced Wasserstein distance of the test embeddings from the prior;
+    ``floor`` is what two samples of the prior itself give). ``origin`` is None in records of older
+    versions.
     """
 
     defense: str
@@ -88,7 +89,10 @@ def read_models(run_dir: Path) -> list[ModelRecord]:
 def read_model(path: Path) -> ModelRecord:
     """Read one trained defense's record; ResultsError if it is damaged."""
     try:
-        record: ModelRecord = build(ModelRecord, json_files.read_json(path), "record")
+        raw = known(ModelRecord, json_files.read_json(path))
+        if isinstance(raw, dict) and "origin" in raw:
+            raw["origin"] = known(ModelOrigin, raw["origin"])
+        record: ModelRecord = build(ModelRecord, raw, "record")
         for row in record.log:
             if not isinstance(row, Mapping):
                 raise TypeError(f"a row of the log is {repr(row)[:40]}")

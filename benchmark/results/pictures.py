@@ -1,8 +1,8 @@
 """Pictures of an attack: the first attacked images, before and after, for the eye.
 
 ``pictures.parquet`` lies beside a run's other tables. Every attack of a run takes its images from
-the front of one order, so the same images stand under every defense, attack and library. Nothing
-here needs torch.
+the front of one order, so the same images are shown under every defense, attack and library.
+Nothing here needs torch.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,17 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.results.schema import CELL_KEY, KEY_COLUMNS, ResultsError, columns
-from benchmark.results.tables import empty_table, load_table, superseded, validate, write_table
+from benchmark.results.tables import (
+    empty_table,
+    forget_rows,
+    load_table,
+    superseded,
+    validate,
+    write_table,
+)
 
 PICTURED = 12
-"""So many images of each sweep are kept: enough to find some that most defenses get right."""
+"""The number of images of each sweep that are kept (docs/constants.md)."""
 
 PICTURES = columns(
     *KEY_COLUMNS,
@@ -63,8 +70,9 @@ class Pixelled:
 def pictured_eps(budgets: tuple[float, ...]) -> float:
     """Return the eps of a sweep at which its images are kept: the nearest to half the largest.
 
-    At the largest hardly any image stands; at half of it, which is where the paper trains, the
-    difference is what the defense was built against. Eps 0, where nothing moves, comes last.
+    At the largest hardly any image is still classified correctly; at half of it, where the paper
+    trains, the difference is what the defense was built against. Eps 0, where nothing moves, comes
+    last.
     """
     half = max(budgets) / 2
     return min(budgets, key=lambda eps: (eps == 0, abs(eps - half), eps))
@@ -98,7 +106,9 @@ def decoded(row: Any) -> Pixelled:
 def read_pictures(run_dir: Path) -> pd.DataFrame:
     """Read and validate a run's pictures; an absent table is empty."""
     path = run_dir / FILE
-    return check_pictures(load_table(path), str(path)) if path.exists() else empty_table(PICTURES)
+    if not path.exists():
+        return empty_table(PICTURES)
+    return check_pictures(load_table(path, PICTURES), str(path))
 
 
 def put_pictures(run_dir: Path, rows: pd.DataFrame) -> None:
@@ -111,8 +121,7 @@ def forget_pictures(run_dir: Path, defense: str, seed: int) -> None:
     """Delete a defense's pictures under a seed."""
     table = read_pictures(run_dir)
     own = (table["defense"] == defense) & (table["seed"] == seed)
-    if own.any():
-        write_table(run_dir / FILE, table[~own].reset_index(drop=True), PICTURES)
+    forget_rows(run_dir / FILE, table, own, PICTURES)
 
 
 def check_pictures(rows: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -69,20 +69,18 @@ def attack_versions(library: str) -> dict[str, str]:
 
 def git_sha() -> str:
     """Return the commit of the checkout that holds the code, "-dirty" if changed, else ""."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"],
-            capture_output=True,
-            timeout=10,
-            check=False,
-        )
-        if tracked.returncode:  # installed inside somebody else's repository
-            return ""
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        # Installed inside another repository, the code is not tracked by it.
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        return _git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
 
 

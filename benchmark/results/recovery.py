@@ -15,8 +15,7 @@ import pyarrow as pa
 from benchmark.errors import UsageError
 from benchmark.io.atomic import write_atomic
 from benchmark.progress import Progress
-from benchmark.results import audit_tables as audit_tables
-from benchmark.results import embedding_points, pictures
+from benchmark.results import audit_tables, embedding_points, pictures
 from benchmark.results.model_records import read_model
 from benchmark.results.schema import CELL_KEY, CELLS, SAMPLES, TABLE_FILES, ResultsError
 from benchmark.results.tables import empty_table, read_table, write_tables
@@ -82,7 +81,7 @@ def keep_last(folder: Path) -> None:
             write_atomic(_last(folder / name), (folder / name).read_bytes())
 
 
-def mend(
+def repair(
     folder: Path,
     cells: pd.DataFrame,
     samples: pd.DataFrame,

@@ -45,7 +45,7 @@ class Run:
 
 
 def read_spec(run_dir: Path) -> RunSpec:
-    """Read a run folder's spec; ResultsError if the folder is no run or the file is damaged."""
+    """Read a run folder's spec; ResultsError if the folder is not a run or the file is damaged."""
     path = run_dir / "spec.json"
     if not path.exists():
         raise ResultsError(

@@ -1,5 +1,6 @@
 """A run's folder while the run goes on: what is there, what is missing, what comes in."""
 
+import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ from benchmark.errors import MachineError, UsageError, first_line
 from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, safe_name
+from benchmark.io.schema_version import NAME, SCHEMA_VERSION
 from benchmark.machine_errors import cannot_write, fault_line, out_of_memory
-from benchmark.plugins.time_limit import OPTION
 from benchmark.progress import Progress
 from benchmark.results.audit_tables import VERDICTS, VERDICTS_FILE, forget, read_verdicts
 from benchmark.results.embedding_points import CODES, forget_codes, read_codes
@@ -24,7 +25,7 @@ from benchmark.results.embedding_points import FILE as CODES_FILE
 from benchmark.results.memory_copy import Safekeeping
 from benchmark.results.model_records import ModelRecord, model_path, read_model, write_model
 from benchmark.results.pictures import forget_pictures, put_pictures
-from benchmark.results.recovery import contents, keep_last, mend
+from benchmark.results.recovery import contents, keep_last, repair
 from benchmark.results.run import read_origin, read_spec
 from benchmark.results.schema import TABLE_FILES, ResultsError
 from benchmark.results.tables import empty_table, write_tables
@@ -69,12 +70,12 @@ class RunFolder:
         cells, samples, others = contents(path, spec.run_id)
         return cls(path, spec, cells, samples, damaged | others)
 
-    def mend(self, progress: Progress) -> None:
+    def repair(self, progress: Progress) -> None:
         """Set aside what is damaged, put in its place what there is of it, and say so.
 
-        For whoever holds the folder's lock. UsageError if it cannot be written.
+        Only for the process that holds the folder's lock. UsageError if it cannot be written.
         """
-        mend(self.path, self.cells, self.samples, self.damaged, progress)
+        repair(self.path, self.cells, self.samples, self.damaged, progress)
         self.damaged = {}
 
     def codes(self) -> pd.DataFrame:
@@ -96,7 +97,7 @@ class RunFolder:
         self.check_images(provenance["dataset"])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / "spec.json", self.spec.to_json().encode())
+            write_atomic(self.path / "spec.json", _spec_file(self.spec))
             if not about.exists():
                 write_json(about, {**provenance, "run_id": self.spec.run_id})
         except OSError as error:
@@ -171,7 +172,7 @@ class RunFolder:
         return there
 
     def tidy(self) -> None:
-        """Delete what a killed process left half-written; for whoever holds the folder's lock."""
+        """Delete what a killed process left half-written; only with the folder's lock held."""
         # Those of spec.json and run.json stay: they are written before the lock is held.
         for pattern in (".*.parquet*-*", "models/.*", "errors/.*"):
             for path in self.path.glob(pattern):
@@ -186,8 +187,7 @@ class RunFolder:
     def timed_out(self, seed: int, defense: DefenseSpec, attack: AttackSpec) -> bool:
         """Tell whether a cell of a sweep failed because it took too long."""
         own = self.cells[self._of_sweep(self.cells, seed, defense, attack)]
-        failed = own.loc[own["status"] == "failed", "reason"]
-        return any(str(reason).endswith(OPTION) for reason in failed)
+        return bool((own["failure_kind"] == "time").any())
 
     def put(
         self,
@@ -200,7 +200,7 @@ class RunFolder:
     ) -> bool:
         """Replace a sweep's rows in both tables, on disk and in memory; its pictures come first.
 
-        Return whether the folder had been deleted and was written anew. MachineError, with what is
+        Return whether the folder had been deleted and was written again. MachineError, with what is
         kept, if it cannot be written.
         """
         others = self.cells[~self._of_sweep(self.cells, seed, defense, attack)]
@@ -208,14 +208,14 @@ class RunFolder:
         others = self.samples[~self._of_sweep(self.samples, seed, defense, attack)]
         kept_samples = _concat(others, samples)
         with self._writing():
-            anew = self.beside.restore()
+            restored = self.beside.restore()
             if len(pictures):
                 put_pictures(self.path, pictures)
             keep_last(self.path)
             write_tables(self.path, kept_cells, kept_samples)
         self.cells, self.samples = kept_cells, kept_samples
         self.beside.remember()
-        return anew
+        return restored
 
     def put_model(self, record: ModelRecord) -> None:
         """Write a trained defense's record; MachineError, with what is kept, if that fails."""
@@ -234,7 +234,7 @@ class RunFolder:
             ) from error
 
     def keep_traceback(self, stem: str, error: Exception) -> str:
-        """Keep a traceback for whoever debugs the plugin; return one line for the results."""
+        """Keep a traceback for debugging the plugin; return one line for the results."""
         text = "".join(traceback.format_exception(error))
         with suppress(OSError):  # where there is no room for it, the line is enough
             write_atomic(self.path / "errors" / f"{safe_name(stem)}.txt", text.encode())
@@ -258,6 +258,12 @@ def _concat(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first, second], ignore_index=True)
 
 
+def _spec_file(spec: RunSpec) -> bytes:
+    """Return ``spec`` as its file holds it: its checksum is the run's name."""
+    settings = {**json.loads(spec.to_json()), NAME: SCHEMA_VERSION}
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+
+
 def _damaged_spec(path: Path, spec: RunSpec) -> dict[Path, str]:
     """Return what becomes of the folder's spec if it is damaged; UsageError if it is another."""
     file = path / "spec.json"
@@ -266,8 +272,8 @@ def _damaged_spec(path: Path, spec: RunSpec) -> dict[Path, str]:
     except ResultsError as error:
         if not file.exists():
             raise
-        log.warning("%s; it is written anew", str(error).partition(";")[0])
-        return {file: "it is written anew"}
+        log.warning("%s; it is written again", str(error).partition(";")[0])
+        return {file: "it is written again"}
     if found != spec:
         raise UsageError(
             f"{path} was made by another spec ({_difference(found, spec)});"

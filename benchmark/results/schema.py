@@ -4,38 +4,51 @@ Accuracies are fractions in [0, 1]; a cell that was skipped or failed keeps its 
 and NaN. Nothing here needs torch.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+import json
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from benchmark.errors import UsageError
 
 Status = Literal["ok", "skipped", "failed"]
-
-
 STATUSES = ("ok", "skipped", "failed")
 
+FailureKind = Literal["error", "time", "memory", "skipped"]
+"""Why a cell has no result: the plugin raised, a limit passed, memory ran out, or the attack does
+not suit the defense."""
 
 CELL_KEY = ["dataset", "defense", "attack", "library", "norm", "eps", "seed"]
 """The columns that name a cell, in both tables."""
 
 
-def columns(
-    *named: tuple[str, pa.DataType], later: Iterable[tuple[str, pa.DataType]] = ()
-) -> pa.Schema:
+_ABSENT = b"absent"
+
+
+def columns(*named: tuple[str, pa.DataType] | tuple[str, pa.DataType, str | None]) -> pa.Schema:
     """Return a table's schema from its columns' names and types.
 
-    Those of ``later`` came after the first tables were written: a reader takes one that is absent
-    for null.
+    A third item marks a column that older tables lack, and is what a reader puts there; None is
+    null. To add a column to a table is one such line.
     """
-    # pandas' NaN is Parquet's null: float columns may hold it, the others may not.
-    fields = [pa.field(name, kind, nullable=pa.types.is_floating(kind)) for name, kind in named]
-    return pa.schema([*fields, *(pa.field(name, kind, metadata=LATER) for name, kind in later)])
+    return pa.schema([_field(*column) for column in named])
 
 
-LATER = {"since": "later"}
-"""What marks a column that older tables lack."""
+def _field(name: str, kind: pa.DataType, *absent: str | None) -> pa.Field:
+    # pandas' NaN is Parquet's null: float columns may hold it, and those that came later.
+    nullable = pa.types.is_floating(kind) or absent == (None,)
+    about = {_ABSENT: json.dumps(absent[0])} if absent else None
+    return pa.field(name, kind, nullable=nullable, metadata=about)
+
+
+def came_later(field: pa.Field) -> bool:
+    """Tell whether older tables lack a column."""
+    return _ABSENT in (field.metadata or {})
+
+
+def when_absent(field: pa.Field) -> Any:
+    """Return what a reader puts in the place of a column that a table lacks; None is null."""
+    return json.loads((field.metadata or {}).get(_ABSENT, b"null"))
 
 
 KEY_COLUMNS = [
@@ -48,7 +61,6 @@ KEY_COLUMNS = [
     ("seed", pa.int64()),
 ]
 """The columns of :data:`CELL_KEY` with their types."""
-
 
 SAMPLES = columns(
     ("run_id", pa.string()),
@@ -64,11 +76,10 @@ SAMPLES = columns(
 )
 """A row per (cell, image). ``sample_id`` is the image's row in the dataset's test split;
 ``distance`` is in the cell's norm (0 for a clean error); the query counts are the sample's. Where
-one search serves all eps (:mod:`benchmark.evaluation.sweep`), its one image stands in the rows of
-all eps above 0: from outside a ball it may fool the model, which is no success there. Its queries
+one search serves all eps (:mod:`benchmark.evaluation.sweep`), its one image is in the rows of all
+eps above 0: from outside a ball it may fool the model, which is no success there. Its queries
 count at the smallest eps. At eps 0 there is only the clean image: ``pred_adv`` is
 ``pred_clean``."""
-
 
 CELLS = columns(
     *KEY_COLUMNS,
@@ -87,13 +98,16 @@ CELLS = columns(
     ("preset", pa.string()),
     ("versions", pa.string()),
     ("git_sha", pa.string()),
-    later=[("search_dtype", pa.string())],
+    ("search_dtype", pa.string(), None),
+    ("attack_family", pa.string(), None),
+    ("failure_kind", pa.string(), None),
 )
 """A row per cell. ``reason`` says why a cell was skipped or failed and, for an ok cell, what the
-harness noticed. ``median_distance`` is over the images that the attack turned (NaN if none).
-``search_dtype`` is what the attack followed the gradient in, float32 or bfloat16
-(:mod:`benchmark.attacks.precision`); null where nothing was attacked and in older runs."""
-
+harness noticed. ``median_distance`` is over the images that the attack made adversarial (NaN if
+none). ``search_dtype`` is what the attack followed the gradient in, float32 or bfloat16
+(:mod:`benchmark.attacks.precision`); null where nothing was attacked and in older runs.
+``attack_family`` is "budget" or "minimal" (:mod:`benchmark.attacks.base`); null in older runs, and
+where the attack could not be imported. ``failure_kind`` is a :data:`FailureKind`, null for ok."""
 
 TABLE_FILES = ("samples.parquet", "cells.parquet")
 

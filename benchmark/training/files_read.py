@@ -7,7 +7,6 @@ is an attribute of the defense, an option or a name in its module. Any other fil
 ``depends_on``.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from benchmark.errors import PluginError
+from benchmark.hashing import digest_file
 from benchmark.models.defense import Defense
 from benchmark.plugins.source_code import is_installed
 
@@ -103,8 +103,7 @@ def file_hash(path: str | Path) -> str:
         size = os.stat(path).st_size  # noqa: PTH116
         if size > MOST_BYTES:
             return f"{size} bytes"
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_file(Path(path))
     except (OSError, ValueError):
         return ""
 

@@ -1,6 +1,5 @@
 """The cache of trained models: safetensors and a JSON, keyed by everything that shaped them."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from benchmark.errors import cause
+from benchmark.hashing import digest_bytes
 from benchmark.io.atomic import write_atomic
 from benchmark.io.json_files import read_json, write_json
 from benchmark.io.paths import plain_file
@@ -107,7 +107,7 @@ class Checkpoints:
         weights, about = self._paths(key)
         data = save(copied(defense))
         write_atomic(weights, data)
-        meta = {"key": key, "weights": hashlib.sha256(data).hexdigest(), "log": log.to_dict()}
+        meta = {"key": key, "weights": digest_bytes([data]), "log": log.to_dict()}
         if origin is not None:
             meta["origin"] = asdict(origin)
         write_json(about, meta)
@@ -163,6 +163,6 @@ def _read_weights(path: Path, checksum: str, state: Mapping[str, Tensor]) -> byt
     most = sum(TENSOR_BYTES + t.numel() * t.element_size() for t in state.values())
     plain_file(path, HEADER_BYTES + most)
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != checksum:
+    if digest_bytes([data]) != checksum:
         raise ValueError("it does not match its checksum")
     return data

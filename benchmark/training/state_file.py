@@ -3,9 +3,8 @@
 One file, so that no kill can separate the parts.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmark.hashing import Buffer, digest_bytes
 from benchmark.io.atomic import write_atomic
 
 
@@ -101,9 +101,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256(text.encode())
+    return digest_bytes(_buffers(text, tensors))
+
+
+def _buffers(text: str, tensors: Mapping[str, Tensor]) -> Iterator[Buffer]:
+    yield text.encode()
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"\x1f{name} {tensor.dtype} {tuple(tensor.shape)}\x1f".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        yield f"\x1f{name} {tensor.dtype} {tuple(tensor.shape)}\x1f".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -174,7 +174,15 @@ def _table1(points: pd.DataFrame) -> pd.DataFrame:
 
 
 NEAREST = ("cw", "latent-cw")
-"""Attacks that return the nearest image they find: judged at any threshold from its distance."""
+"""Attacks that return the nearest image they find, in runs that do not tell an attack's family."""
+
+
+def is_minimal(run: Run, attack: AttackSpec) -> bool:
+    """Tell whether an attack's images can be judged at any threshold from their distance."""
+    cells = run.cells
+    mine = (cells["attack"] == attack.name) & (cells["library"] == attack.library)
+    told = cells.loc[mine, "attack_family"].dropna()
+    return bool((told == "minimal").any()) if len(told) else attack.type in NEAREST
 
 
 def _table2(runs: Sequence[Run], points: pd.DataFrame) -> pd.DataFrame:
@@ -209,7 +217,7 @@ def _at_threshold(
     mine &= (points["attack"] == attack.name) & (points["library"] == attack.library)
     names = ["attack", "library", "measured", "ci_low", "ci_high", "n", *SOURCE]
     own = points[mine]
-    if attack.type not in NEAREST:
+    if not is_minimal(run, attack):
         return own.loc[own["eps"].map(eps_key) == eps_key(eps), names].to_dict("records")
     if own.empty:
         return []

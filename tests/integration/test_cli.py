@@ -107,7 +107,7 @@ RUN = ("run", "--dataset", "digits", "--preset", "smoke", "--device", "cpu")
         (["--n-test", "-5"], "--n-test must be at least 1, got -5"),
         (["--study", "lamda"], "unknown study 'lamda'; did you mean 'lambda'?"),
         (["--study", "lambda", "--defenses", "madry"], "unknown option of defense madry 'lam'"),
-        (["--seeds", "0,one"], "--seeds: '0,one' is no list of whole numbers"),
+        (["--seeds", "0,one"], "--seeds: '0,one' is not a list of whole numbers"),
         (["--seeds", "1,1"], "--seeds must be distinct"),
         (["--seeds", ""], "--seeds must be distinct"),
     ],
@@ -175,7 +175,7 @@ def test_report_on_what_is_no_run(refused, tmp_path):
 
 def test_a_dataset_by_path_that_is_none(refused):
     words = ("run", "--dataset", "json:JSONDecoder", "--preset", "smoke", "--device", "cpu")
-    assert "is no benchmark.datasets.source.DatasetSource" in refused(*words)
+    assert "is not a benchmark.datasets.source.DatasetSource" in refused(*words)
 
 
 def test_an_unknown_thing_to_list(refused):

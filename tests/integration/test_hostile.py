@@ -32,6 +32,7 @@ from benchmark.errors import UsageError
 from benchmark.io import archives, json_files, parquet_files
 from benchmark.io.json_files import write_json
 from benchmark.io.paths import own_folder, plain_file, safe_name
+from benchmark.io.schema_version import SCHEMA_VERSION
 from benchmark.results import ModelRecord, ResultsError, read_run, read_spec, write_model
 from benchmark.results.run_folder import RunFolder
 from benchmark.training import TrainingLog
@@ -230,7 +231,7 @@ def test_a_mirror_that_names_too_much_is_refused(tmp_path, monkeypatch):
     [
         (b"[" * 100_000, "nested too deep"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "nested too deep"),
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "'a' appears twice"),
         (b'{"a": NaN}', "not finite"),
         (b'{"a": -Infinity}', "not finite"),
         (b'{"a": 1e999}', "not finite"),
@@ -263,6 +264,7 @@ def test_what_is_sealed_is_read_back(value):
     found = json_files.parse_json(data)
     if isinstance(found, dict):
         assert found.pop("sha256") == json_files._checksum(found)
+        assert found.pop("schema_version") == SCHEMA_VERSION
     assert found == value
 
 
@@ -379,7 +381,7 @@ def test_links_and_pipes_in_a_run_are_not_read(strange, name):
         read_run(run_dir)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ResultsError, match="no plain file"):
+    with pytest.raises(ResultsError, match="not a plain file"):
         read_run(run_dir)
 
 

@@ -26,6 +26,7 @@ from benchmark.errors import UsageError
 from benchmark.execution import runner
 from benchmark.io import json_files, parquet_files
 from benchmark.io.json_files import write_json
+from benchmark.io.schema_version import SCHEMA_VERSION
 from benchmark.progress import Progress
 from benchmark.results import (
     CELLS,
@@ -206,7 +207,7 @@ def opened(tmp_path):
     def again():
         said = Said()
         folder = RunFolder.open(tmp_path, spec)
-        folder.mend(said)
+        folder.repair(said)
         return folder, said.lines
 
     return path, spec, again
@@ -390,7 +391,7 @@ def test_a_list_that_is_none_is_refused(tmp_path):
     write_shard(tmp_path)
     for text in ("hello\n", "ff  train.parquet\n"):
         (tmp_path / "toy" / "SHA256SUMS").write_text(text, "utf-8")
-        with pytest.raises(UsageError, match="line 1 is no checksum and name"):
+        with pytest.raises(UsageError, match="line 1 is not a checksum and a name"):
             TOY.load("train", data_dir=tmp_path)
 
 
@@ -447,6 +448,7 @@ def test_unpacked_files_of_mnist_are_held_against_their_list(tmp_path, caplog, m
 def test_a_sealed_value_is_plain_json():
     assert json.loads(json_files.seal({"a": 1.5})) == {
         "a": 1.5,
-        "sha256": hashlib.sha256(b'{"a":1.5}').hexdigest(),
+        "schema_version": SCHEMA_VERSION,
+        "sha256": hashlib.sha256(b'{"a":1.5,"schema_version":%d}' % SCHEMA_VERSION).hexdigest(),
     }
     assert json.loads(json_files.seal([1])) == [1]

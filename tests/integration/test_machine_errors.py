@@ -286,7 +286,7 @@ def test_a_run_folder_deleted_meanwhile_is_written_anew(call, tmp_path, monkeypa
     code, _, err = call(*GRID)
     assert code == 0
     path = the_run(tmp_path / "runs")
-    assert f"{path.relative_to(tmp_path)} was deleted meanwhile: written anew from memory" in err
+    assert f"{path.relative_to(tmp_path)} was deleted meanwhile: written again from memory" in err
     same(path, the_run(tmp_path / "whole"))
     assert "nothing was computed" in call(*GRID)[2]
 
@@ -352,6 +352,7 @@ def test_memory_that_runs_out_fails_its_cells_alone(
     cells = read_run(the_run(tmp_path / "runs")).cells
     failed = cells[cells["status"] == "failed"]
     assert failed["reason"].str.contains(r"memory ran out|single image does not fit").all()
+    assert set(failed["failure_kind"]) == {"memory"}
     column, value = ("defense", "toys:Coded") if where == "training" else ("attack", "pgd")
     assert set(failed[column]) == {value}
     assert (cells.loc[cells[column] != value, "status"] == "ok").all()

@@ -35,6 +35,7 @@ from benchmark.execution.unused_options import remarks
 from benchmark.progress import Progress
 from benchmark.registry import DEFENSES
 from benchmark.results import CELLS, ResultsError, make_table, read_run, validate
+from benchmark.results.rows import measured
 from benchmark.stats import paired_randomization, wilson_interval
 from benchmark.training import TrainingSettings
 from reports.html import _contexts, _shown
@@ -197,6 +198,7 @@ def test_a_result_over_no_images_is_no_result():
     row = dict.fromkeys(CELLS.names, 0) | {"status": "ok", "norm": "linf", "bpda": False}
     row |= dict.fromkeys(("dataset", "defense", "attack", "library", "reason"), "a")
     row |= dict.fromkeys(("device", "preset", "versions", "git_sha", "search_dtype"), "a")
+    row |= dict.fromkeys(("attack_family", "failure_kind"), "a")
     row |= dict.fromkeys(("clean_accuracy", "robust_accuracy", "ci_low", "ci_high"), 0.0)
     row |= dict.fromkeys(("eps", "median_distance", "seconds"), 0.0)
     validate(make_table([row | {"n": 1}], CELLS), CELLS, "here")
@@ -228,7 +230,7 @@ def test_all_wrong_and_all_right_are_shares_of_all_images(right):
         )
     )
     for outcome in outcomes:
-        found = runner._measured(outcome, 3)
+        found = measured(outcome, 3)
         assert (found["clean_accuracy"], found["robust_accuracy"]) == (float(right),) * 2
         low, high = wilson_interval(3 * right, 3)
         assert (found["ci_low"], found["ci_high"]) == (low, high)

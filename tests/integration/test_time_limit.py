@@ -30,6 +30,8 @@ def test_a_limit_that_passes_at_one_eps_keeps_the_cells_before(tmp_path):
     cells = own(go(replace(SPEC, attacks=(late, HONEST)), tmp_path).cells, attack="late")
     assert cells["status"].tolist() == ["ok", "ok", "failed"]
     assert cells["reason"][2] == "took longer than 0.01 s (--time-limit)"
+    assert cells["failure_kind"].isna().tolist() == [True, True, False]
+    assert cells["failure_kind"][2] == "time"
 
 
 def test_the_limit_is_no_setting_of_the_run(tmp_path, untouched):
@@ -154,7 +156,7 @@ def test_a_hang_that_nothing_interrupts_costs_its_own_cells(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["failed", "3"]
-    said = "in code that cannot be interrupted; the command begins anew and goes on without it"
+    said = "in code that cannot be interrupted; the command starts again and goes on without it"
     assert said in done.stderr
     cells = read_run(tmp_path / spec.run_id).cells
     assert cells.groupby("defense")["status"].unique().map(list).to_dict() == {

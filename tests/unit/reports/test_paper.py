@@ -17,7 +17,7 @@ from reports.figures import embedding_map
 from reports.figures.embedding_map import code_maps
 from reports.paper import published as paper
 from reports.paper.dimension import read_dimension
-from reports.paper.measured import NOT_RUN, by_trust, paper_tables
+from reports.paper.measured import NOT_RUN, by_trust, is_minimal, paper_tables
 from reports.tables.grid import grid, pool
 
 # Ten images: how many fall by 0, 0.1, 0.14, 0.2, 0.3, 0.4 and 3.92 can be counted off.
@@ -165,6 +165,18 @@ def test_table2_takes_a_budget_attack_at_the_threshold_only(tmp_path):
     plain = l2("pgd-l2", (0.0, 0.14))
     table = paper_tables([exact(tmp_path / "plain", spec(("ot-cla-adv",), (plain,)))])["table2"]
     assert set(table["status"]) == {NOT_RUN}
+
+
+def test_table2_asks_the_cells_which_attacks_return_the_nearest_image(tmp_path):
+    """Whatever an attack is called; where older cells tell no family, its name counts."""
+    run = exact(tmp_path, spec(("ot-cla-adv",), (l2("cw"), l2("near", type="cw"))))
+    for family, found in (("minimal", [True, True]), ("budget", [False, False])):
+        told = replace(run, cells=run.cells.assign(attack_family=family))
+        assert [is_minimal(told, attack) for attack in told.spec.attacks] == found
+    other = replace(run.spec.attacks[0], name="other", type="other")
+    untold = replace(run, cells=run.cells.assign(attack_family=None))
+    assert is_minimal(untold, run.spec.attacks[0])
+    assert not is_minimal(untold, other)
 
 
 def test_table2_keeps_the_reason_of_a_failed_attack(tmp_path):

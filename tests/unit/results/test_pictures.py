@@ -113,7 +113,6 @@ def not_a_number(rows):
 
 BREACHES = {
     "column 'width' is missing": lambda rows: rows.drop(columns="width"),
-    "column 'more' is not part of the schema": lambda rows: rows.assign(more=1),
     "an image appears twice in a cell": lambda rows: pd.concat([rows, rows.iloc[:1]]),
     "a sweep has pictures at several eps": first("eps", 0.3),
     "an eps or a distance is negative or not a number": first("distance", np.nan),
@@ -139,6 +138,15 @@ def test_a_breach_is_one_clear_line(run_dir, complaint):
         read_pictures(run_dir)
     assert str(caught.value).startswith(str(run_dir / FILE))
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_not_known_is_left_out_and_never_written(run_dir):
+    fake_pictures(run_dir)
+    before = read_pictures(run_dir)
+    before.assign(more=1).to_parquet(run_dir / FILE, index=False)
+    pd.testing.assert_frame_equal(read_pictures(run_dir), before)
+    with pytest.raises(ResultsError, match="column 'more' is not part of the schema"):
+        put_pictures(run_dir, before.assign(more=1))
 
 
 def test_a_broken_file_is_one_clear_line(run_dir):

@@ -131,7 +131,7 @@ def test_columns_are_those_of_the_schema(frame, schema):
             validate(frame.drop(columns=name), schema, "here")
     with pytest.raises(ResultsError, match="column 'mood' is not part"):
         validate(frame.assign(mood=1), schema, "here")
-    with pytest.raises(ResultsError, match=r"^here: column 'eps' stands twice"):
+    with pytest.raises(ResultsError, match=r"^here: column 'eps' appears twice"):
         validate(pd.concat([frame, frame[["eps"]]], axis=1), schema, "here")
     shuffled = validate(frame[frame.columns[::-1]], schema, "here")
     assert list(shuffled.columns) == schema.names
