@@ -51,7 +51,7 @@ class Around(Defense):
         return self.defense.predict(x)
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """Return the logits (N, K) of the defense's own stand-in."""
+        """Return the logits (N, K) of the defense's own surrogate."""
         return self.defense.surrogate(x)
 
     def generate(self, z: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Restored(Around):
         return super().predict(x)
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """Return the stand-in's logits of the defense as it was trained."""
+        """Return the surrogate's logits of the defense as it was trained."""
         self._state.restore()
         return super().surrogate(x)
 

@@ -43,7 +43,7 @@ UNDEFENDED = "undefended"
 
 
 @dataclass(frozen=True)
-class Party:
+class AttackedModel:
     """A trained defense under its name, and how it is differentiated: as the run's attacks do."""
 
     name: str
@@ -70,8 +70,8 @@ class Transfer:
 
 
 def transfers(
-    sources: Sequence[Party],
-    targets: Sequence[Party],
+    sources: Sequence[AttackedModel],
+    targets: Sequence[AttackedModel],
     data: ImageDataset,
     threat: ThreatModel,
     *,
@@ -86,20 +86,20 @@ def transfers(
     images is held at a time, for all targets. Defenses must be in evaluation mode and on the
     data's device. Whatever a source raises passes through, before any of its row is yielded.
     """
-    clean = {party.name: _clean(party, data, seed_at) for party in targets}
+    clean = {model.name: _clean(model, data, seed_at) for model in targets}
     with progress.task("transferring", len(sources) * len(threat.eps) * len(data)) as advance:
         for source in sources:
-            row = {party.name: _Row.empty(party, threat, clean[party.name]) for party in targets}
+            row = {model.name: _Row.empty(model, threat, clean[model.name]) for model in targets}
             for level, eps in enumerate(threat.eps):
-                everyone = [source.defense, *(party.defense for party in targets)]
+                everyone = [source.defense, *(model.defense for model in targets)]
                 with seeded(seed_at(source.name, eps), data.device, *everyone):
                     rng = generator(seed_at(source.name, eps), data.device)
                     for rows in _crafted(source, data, threat.norm, eps, rng, steps):
-                        for party in targets:
-                            row[party.name].score(level, *rows)
+                        for model in targets:
+                            row[model.name].score(level, *rows)
                         advance(len(rows[0]), f"from {source.name}, eps {eps:g}")
-            for party in targets:
-                yield row[party.name].transfer(source.name, threat, data)
+            for model in targets:
+                yield row[model.name].transfer(source.name, threat, data)
 
 
 def curves_for(target: str, matrix: Sequence[Transfer]) -> list[Curve]:
@@ -124,7 +124,7 @@ def undefended_first(names: Sequence[str]) -> list[str]:
 
 
 def _crafted(
-    source: Party,
+    source: AttackedModel,
     data: ImageDataset,
     norm: str,
     eps: float,
@@ -154,16 +154,18 @@ def _crafted(
         yield from batches.each(part, craft, rng=rng)
 
 
-def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int]) -> Tensor:
-    with seeded(seed_at(party.name, 0.0), data.device, party.defense):
-        return predict(party.defense, data)
+def _clean(
+    model: AttackedModel, data: ImageDataset, seed_at: Callable[[str, float], int]
+) -> Tensor:
+    with seeded(seed_at(model.name, 0.0), data.device, model.defense):
+        return predict(model.defense, data)
 
 
 @dataclass
 class _Row:
     """One target's scores of one source's images, filled batch by batch; on the CPU."""
 
-    party: Party
+    model: AttackedModel
     norm: str
     clean: Tensor
     pred: Tensor
@@ -171,16 +173,16 @@ class _Row:
     seconds: float = 0.0
 
     @classmethod
-    def empty(cls, party: Party, threat: ThreatModel, clean: Tensor) -> "_Row":
+    def empty(cls, model: AttackedModel, threat: ThreatModel, clean: Tensor) -> "_Row":
         shape = (len(threat.eps), len(clean))
         return cls(
-            party, threat.norm, clean, clean.expand(shape).clone(), torch.zeros(shape).double()
+            model, threat.norm, clean, clean.expand(shape).clone(), torch.zeros(shape).double()
         )
 
     def score(self, level: int, rows: Tensor, x: Tensor, x_adv: Tensor) -> None:
         start = time.perf_counter()
         at = rows.cpu()
-        self.pred[level, at] = self.party.defense.predict(x_adv).cpu()
+        self.pred[level, at] = self.model.defense.predict(x_adv).cpu()
         self.distance[level, at] = distance(x_adv, x, self.norm).cpu()
         self.seconds += time.perf_counter() - start
 
@@ -192,4 +194,4 @@ class _Row:
         far = torch.where(wrong, 0.0, self.distance)
         curve = Curve(f"from {source}", LIBRARY, threat.norm, threat.eps, success, far)
         pred = torch.where(wrong, self.clean, self.pred)
-        return Transfer(source, self.party.name, curve, self.clean, pred, self.seconds)
+        return Transfer(source, self.model.name, curve, self.clean, pred, self.seconds)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from maskings import Bench, subject_of
+from maskings import Bench, case_of
 
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.case import Curve, Finding, Level
+from benchmark.audit.attack_harder import attack_harder
+from benchmark.audit.case import Curve, Finding
 from benchmark.audit.checks import examine
-from benchmark.audit.stronger_attacks import Effort, strike
-from benchmark.audit.transfer import Party, transfers
+from benchmark.audit.stronger_attacks import Effort
+from benchmark.audit.transfer import AttackedModel, transfers
 from benchmark.audit.verdict import Verdict, judge
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
@@ -18,6 +19,7 @@ from benchmark.evaluation.sweep import sweep
 from benchmark.hashing import derive_seed
 from benchmark.models.defense import Defense
 from benchmark.progress import Progress
+from benchmark.results.audit_words import Level
 
 THREAT = ThreatModel("linf", (0.1, 0.2))
 EFFORT = Effort(steps=10, restarts=1, probes=6, eot=3, levels=2, targets=3)
@@ -67,11 +69,11 @@ def audit(
 ) -> tuple[list[Finding], Verdict]:
     """Ask the checks of ``level`` and attack as an audit in full does, until ``enough``."""
     curves = plain(defense, bench) if curves is None else curves
-    subject = subject_of(defense, bench, curves=curves)
-    findings = list(examine(subject, level))
+    case = case_of(defense, bench, curves=curves)
+    findings = list(examine(case, level))
     (transfer,) = transfers(
-        [Party("other", bench.other)],
-        [Party("masked", defense)],
+        [AttackedModel("other", bench.other)],
+        [AttackedModel("masked", defense)],
         bench.test,
         threat,
         seed_at=lambda name, eps: derive_seed(name, eps),
@@ -80,12 +82,14 @@ def audit(
     )
     own: list[Curve] = []
     effort = replace(EFFORT, queries=queries)
-    for struck in strike(subject, bench.test, threat, findings, effort=effort, progress=Progress()):
-        if struck.outcomes:
-            own.append(struck.curve)
+    for result in attack_harder(
+        case, bench.test, threat, findings, effort=effort, progress=Progress()
+    ):
+        if result.outcomes:
+            own.append(result.curve)
         verdict = judge(
             norm="linf",
-            correct=subject.correct,
+            correct=case.correct,
             stochastic=defense.stochastic,
             findings=findings,
             plain=curves,

@@ -13,10 +13,11 @@ from toys import Linear
 
 from benchmark import cli
 from benchmark.audit import basic
-from benchmark.audit.basic import Target, curves_of, norms_of, passes_of, unaudited
+from benchmark.audit.basic import unaudited
 from benchmark.audit.case import Finding
 from benchmark.audit.checks import checks_of
 from benchmark.audit.registration import Check
+from benchmark.audit.run_results import Target, curves_of, norms_of, passes_of
 from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.audit.verdict import judge
 from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
@@ -194,11 +195,11 @@ def test_checks_that_were_answered_are_not_asked_again(audited, tmp_path, monkey
     spec, asked = small(), []
     ask = Check.run
 
-    def some(self, subject):
+    def some(self, case):
         asked.append(self.name)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return ask(self, subject)
+        return ask(self, case)
 
     monkeypatch.setattr(Check, "run", some)
     with pytest.raises(KeyboardInterrupt):
@@ -212,7 +213,7 @@ def test_checks_that_were_answered_are_not_asked_again(audited, tmp_path, monkey
 def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, monkeypatch):
     first = checks_of("basic")[0]
 
-    def broken(subject):
+    def broken(case):
         raise ValueError("what now")
 
     monkeypatch.setattr(
@@ -226,20 +227,20 @@ def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, mo
 
 def test_an_audit_that_fails_is_told_and_fails_no_run(audited, tmp_path, monkeypatch):
     def broken(*_):
-        raise ValueError("no subject")
+        raise ValueError("no case")
 
-    monkeypatch.setattr(basic, "subject_of", broken)
+    monkeypatch.setattr(basic, "case_of", broken)
     result = start(small(), tmp_path)
     assert result.n_failed == 0
     (row,) = read_audit(result.path).verdicts.to_dict("records")
     assert row["verdict"] == "undecided"
-    assert "no subject" in row["reasons"]
+    assert "no case" in row["reasons"]
     assert start(small(), tmp_path).was_complete
 
 
 def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     alarm = Finding("zero-gradient", "alarm", 1.0, 0.5, "all of 20 images", "no gradient")
-    check = Check("zero-gradient", "basic", (), lambda subject: alarm)
+    check = Check("zero-gradient", "basic", (), lambda case: alarm)
     monkeypatch.setattr(basic, "checks_of", lambda level: [check])
     (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
     assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
