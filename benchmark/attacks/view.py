@@ -132,7 +132,9 @@ class AttackView(nn.Module):
                 losses = loss(logits, y)
                 if not losses.requires_grad:
                     raise MissingGradientError
-                (gradient,) = torch.autograd.grad(losses.sum(), x)
+                (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+                if gradient is None:
+                    raise MissingGradientError
                 parts = losses.detach(), logits.detach(), gradient
                 if total_loss is None or total_logits is None or total_gradient is None:
                     total_loss, total_logits, total_gradient = parts

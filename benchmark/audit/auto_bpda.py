@@ -88,9 +88,14 @@ class Bridged(Around):
         self.answer_form = LOGITS  # of the inner classifier
         self._bridge = [bridge]  # in a list: its modules are the defense's
 
+    @property
+    def bridge(self) -> Bridge:
+        """Where the identity stands."""
+        return self._bridge[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) with the inner classifier's gradient."""
-        with _crossed(self._bridge[0], x) as inner:
+        with _crossed(self.bridge, x) as inner:
             labels = self.defense.predict(x.detach())
         logits = inner[-1]
         lead = (logits.amax(1) - logits.gather(1, labels[:, None]).squeeze(1)).detach()

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmark.audit.auto_bpda import Bridge, Bridged, bridges_nothing, find_bridge
+from benchmark.audit.auto_bpda import Bridged, bridges_nothing, find_bridge
 from benchmark.audit.budgets import shared, telling
 from benchmark.audit.case import Case, Finding
 from benchmark.audit.checks import known, remedies_for
@@ -239,24 +239,30 @@ class _Plan:
 
     def _across(self) -> Iterator[StrongerAttack]:
         """PGD across a bridge, unless none is found or, without a doubt, it leads nowhere new."""
-        case, levels = self.case, self.levels
-        if not self.doubted and (case.bpda or not case.defense.differentiable):
+        if not self.doubted and (self.case.bpda or not self.case.defense.differentiable):
             return  # a surrogate's pass may be a search, and the run's attacks had one
-        bridge = _bridge(case)
+        try:
+            across = self._bridged()
+        except Exception as error:  # what cannot be asked part by part is no place for a bridge
+            if out_of_memory(error):
+                raise
+            return
+        if across is not None:
+            why = f"BPDA with the identity {across.bridge}"
+            yield self._pgd("bridge", why, defense=across, bpda=False)
+
+    def _bridged(self) -> Bridged | None:
+        case, seed = self.case, derive_seed(self.case.seed, "bridge")
+        with torch.no_grad(), seeded(seed, case.device, case.defense):
+            bridge = find_bridge(case.defense, case.x[:PROBED])
         if bridge is None:
-            return
-        across = Bridged(self.base, bridge, stochastic=self.base.stochastic, differentiable=True)
-        if not self.doubted and bridges_nothing(
-            case.defense,
-            across,
-            case.attacked[0][:PROBED],
-            levels.eps[0],
-            levels.norm,
-            seed=derive_seed(case.seed, "bridge"),
-        ):
-            return
-        why = f"BPDA with the identity {bridge}"
-        yield self._pgd("bridge", why, defense=across, bpda=False)
+            return None
+        known = {"stochastic": self.base.stochastic, "differentiable": True}
+        across = Bridged(self.base, bridge, **known)
+        if self.doubted:
+            return across
+        at = case.attacked[0][:PROBED], self.levels.eps[0], self.levels.norm
+        return None if bridges_nothing(case.defense, across, *at, seed=seed) else across
 
     def _apgd(self) -> Iterator[StrongerAttack]:
         effort, n_classes = self.effort, self.case.defense.info.n_classes
@@ -303,14 +309,3 @@ class _Plan:
             why = "a gradient estimated from answers"
             probes = {"steps": self.effort.steps, "probes": self.effort.probes}
             yield self._attack("estimated", why, probes, type=ESTIMATED, bpda=False)
-
-
-def _bridge(case: Case) -> Bridge | None:
-    try:
-        seed = derive_seed(case.seed, "bridge")
-        with torch.no_grad(), seeded(seed, case.device, case.defense):
-            return find_bridge(case.defense, case.x[:PROBED])
-    except Exception as error:  # a module that cannot be asked by itself is no place for a bridge
-        if out_of_memory(error):
-            raise
-        return None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attacks.norms import random_start
+from benchmark.attacks.view import MissingGradientError
 from benchmark.audit.case import Case
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
@@ -104,7 +105,7 @@ def case_of(defense: Defense, bench: Bench, **options) -> Case:
     spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(x))
     try:
         inside = inside_for(defense, spec, bench.test)
-    except RuntimeError:  # no gradient at all
+    except MissingGradientError:
         inside = 0.0
     with seeded(0):
         correct = defense.predict(x) == y

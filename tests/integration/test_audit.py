@@ -246,6 +246,37 @@ def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
 
 
+def test_memory_that_runs_out_leaves_the_verdict_undecided(audited, tmp_path, monkeypatch):
+    """The checks that were answered are kept; the one that was not is asked again later."""
+    ask, spec = Check.run, small()
+
+    def exhausted(self, case):
+        if self.name == "zero-gradient":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return ask(self, case)
+
+    monkeypatch.setattr(Check, "run", exhausted)
+    result = start(spec, tmp_path)
+    assert result.n_failed == 0
+    found = read_audit(result.path)
+    (row,) = found.verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "memory ran out (CUDA out of memory" in row["reasons"]
+    names = [check.name for check in checks_of("basic")]
+    assert found.findings["check"].tolist() == names[: names.index("zero-gradient")]
+    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    (row,) = read_audit(result.path).verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "memory ran out" in row["reasons"]
+    monkeypatch.setattr("benchmark.audit.full.FACTOR", 0.1)
+    monkeypatch.setattr("benchmark.audit.full.LEVELS", 1)
+    monkeypatch.setattr(Check, "run", ask)
+    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    found = read_audit(result.path)
+    assert "memory" not in found.verdicts["reasons"].item()
+    assert set(found.findings["check"]) == {check.name for check in checks_of("full")}
+
+
 def test_curves_are_the_runs_own_image_by_image(tmp_path):
     run_dir = fake_run(tmp_path, fake_spec(("madry",), seeds=(0,)))
     spec = read_spec(run_dir)

@@ -81,7 +81,7 @@ def _gain(
 
 @check("random-noise", level="basic", needs=["correct"], role="symptom")
 def random_noise(case: Case) -> Finding:
-    """Tell how many images that withstood the attacks random noise of the same size fools."""
+    """Tell how many images withstood the attacks but not random noise of the same size."""
     name, at = "random-noise", case.once(budget)
     x, y, share = _stood(case, at)
     if not len(x):
@@ -107,7 +107,7 @@ RESTARTS = 3
     doubts_gradient=False,
 )
 def longer_attack(case: Case) -> Finding:
-    """Tell how many images that withstood the attacks more steps and restarts fool."""
+    """Tell how many images withstood the attacks but not more steps and restarts."""
     name, at = "longer-attack", case.once(budget)
     x, y, share = _stood(case, at)
     if not len(x):

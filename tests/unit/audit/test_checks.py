@@ -12,6 +12,7 @@ import maskings
 import numpy as np
 import pytest
 import torch
+from check_table import README, with_table
 from maskings import PLANTED, Around, Bench, case_of, doubled, train_bare
 from paths import ROOT
 from torch import Tensor
@@ -669,11 +670,18 @@ def test_what_several_checks_look_at_is_measured_once(bench):
 # --- the pages -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["invalid", "symptom"])
+@pytest.mark.parametrize("role", get_args(Role))
 def test_the_overview_names_the_checks_of_each_role(role):
-    text = " ".join((PAGES / "README.md").read_text("utf-8").split())
-    listed = re.search(rf"- `{role}`, [^:]*: (.*?)\.", text).group(1)
-    assert set(listed.split(", ")) == {name for name, own in CHECKS.items() if own.role == role}
+    rows = re.findall(r"^\| \[(.+?)\].*$", README.read_text("utf-8"), re.MULTILINE)
+    assert rows == list(CHECKS)
+    lines = README.read_text("utf-8").splitlines()
+    listed = {line.split("]")[0][3:] for line in lines if f" | {role} | " in line}
+    assert listed == {name for name, own in CHECKS.items() if own.role == role}
+
+
+def test_the_table_of_checks_is_what_their_decorators_and_pages_say():
+    text = README.read_text("utf-8")
+    assert text == with_table(text)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
@@ -682,7 +690,7 @@ def test_every_check_has_a_page(name):
     assert page.startswith(f"# {name}\n")
     for part in ("## What it measures", "## Why it matters", "## What to do", "## Threshold"):
         assert part in page
-    assert f"level: {CHECKS[name].level}" in page
+    assert f"\n{CHECKS[name].summary} (level: {CHECKS[name].level})\n" in page
 
 
 def test_the_list_of_checks_is_complete():
