@@ -35,7 +35,7 @@ from benchmark.audit.trained_models import recall
 from benchmark.audit.transfer import (
     AttackedModel,
     Transfer,
-    curves_for,
+    from_others,
     substitute_for,
     transfers,
     undefended_first,
@@ -237,7 +237,7 @@ class _Seed:
         plain = [curve for curve in case.curves if curve.norm == norm]
         images = self._images(plain) if plain else self.audit.test_set
         results = list(self._attack_harder(target, case, norm, images)) if plain else []
-        crossed = [one for one in matrix if one.target == name and one.source != name]
+        crossed = from_others(name, matrix)
         samples = [f for r in results for f in stronger_samples(folder, name, self.seed, r, images)]
         seen = self.audit.test_set.head(crossed[0].curve.success.shape[1]) if crossed else images
         samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
@@ -251,7 +251,7 @@ class _Seed:
             findings=self.findings[name],
             plain=case.curves,  # of all norms, by which a finding's own is known
             own=[one.curve for one in done.values()],
-            transferred=curves_for(name, matrix),
+            transferred=[one.curve for one in crossed],
             missing=[*failures, *self.troubles.get(name, [])],
             settings={attack: words_of(one) for attack, one in done.items()},
         )

@@ -30,13 +30,10 @@ from benchmark.seeding import generator, seeded
 from benchmark.training.resolve import resolve_defense
 
 LIBRARY = "transfer"
-"""What stands in place of a library for transferred images."""
+"""The library of transferred images in the tables."""
 
 STEPS = 10
-"""Steps of the attack on a source. Measured on MNIST (80 images, undefended to E-CLA, eps 0.3): 10
-steps of the margin leave 12 % standing, 40 leave 11 %, of the cross-entropy 11 %, 10 with momentum
-14 %; 40 that end as soon as the source is fooled leave 75 %.
-"""
+"""Steps of the attack on a source; docs/constants.md."""
 
 UNDEFENDED = "undefended"
 """The defense that is asked first, and trained as a substitute where a run has only one."""
@@ -102,9 +99,9 @@ def transfers(
                 yield row[model.name].transfer(source.name, threat, data)
 
 
-def curves_for(target: str, matrix: Sequence[Transfer]) -> list[Curve]:
+def from_others(target: str, matrix: Sequence[Transfer]) -> list[Transfer]:
     """Return what all other defenses' images do to ``target``."""
-    return [t.curve for t in matrix if t.target == target and t.source != target]
+    return [t for t in matrix if t.target == target and t.source != target]
 
 
 def substitute_for(spec: RunSpec) -> DefenseSpec | None:

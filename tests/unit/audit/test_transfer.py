@@ -6,7 +6,7 @@ from toys import Function, Linear, Noisy, dataset, pixels
 
 from benchmark.audit.transfer import (
     AttackedModel,
-    curves_for,
+    from_others,
     substitute_for,
     transfers,
     undefended_first,
@@ -80,8 +80,8 @@ def test_clean_errors_fall_at_distance_0_and_eps_0_changes_nothing():
 def test_a_defense_is_not_its_own_transfer():
     a, b = AttackedModel("a", right_of_half()), AttackedModel("b", right_of_half(0.4))
     data = dataset(pixels(0.9), torch.tensor([1]))
-    curves = curves_for("a", matrix([a, b], [a, b], data))
-    assert [curve.attack for curve in curves] == ["from b"]
+    found = from_others("a", matrix([a, b], [a, b], data))
+    assert [one.curve.attack for one in found] == ["from b"]
 
 
 def test_the_same_seed_gives_the_same_matrix_whatever_else_is_scored():
