@@ -1,7 +1,7 @@
 """How a defense is asked by the checks: which images, through which view, and its plain answers.
 
 Everything is asked through the view that the run's attacks used (EOT, BPDA, inside the box), so
-that a check judges the gradient that was followed, not one that nobody followed.
+that a check judges the gradient that was followed.
 """
 
 from contextlib import AbstractContextManager, nullcontext

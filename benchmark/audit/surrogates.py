@@ -1,8 +1,8 @@
 """What an attack may look at in place of a defense whose own gradient leads nowhere.
 
-Each is a defense around the defense: :meth:`predict` stays the defense's own, so that what counts
-as fooled is as deployed, and only what an attack differentiates is another. :mod:`bridges
-<benchmark.audit.auto_bpda>` holds the one for BPDA.
+Each is a defense around the defense: :meth:`predict` stays the defense's own, so that success is
+judged as deployed, and only what an attack differentiates is another.
+:mod:`benchmark.audit.auto_bpda` has the one for BPDA.
 """
 
 import copy
@@ -67,8 +67,7 @@ class Restored(Around):
     """A defense that forgets what it was asked: every question finds it as it was trained.
 
     For one whose weights, buffers or Python objects change as it answers
-    (:mod:`benchmark.audit.hidden_state`). Whoever attacks has a copy to start again from; what it
-    has become under an attack's thousands of questions protects nobody.
+    (:mod:`benchmark.audit.hidden_state`). An attacker has a copy to start again from.
     """
 
     def __init__(self, defense: Defense, **known: bool | None) -> None:
