@@ -30,7 +30,7 @@ from benchmark.cli.audit_run import audit_run
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.evaluation.sweep import sweep
-from benchmark.execution.plan import plan
+from benchmark.execution.plan import choose_device, plan
 from benchmark.execution.runner import run
 from benchmark.hashing import derive_seed
 from benchmark.models.defense import Defense
@@ -162,10 +162,13 @@ def planted_rows(names: Sequence[str]) -> Iterator[list[str]]:
 def quick_rows(datasets: Sequence[str], defenses: Sequence[str], out: Path) -> Iterator[list[str]]:
     """Yield a row per defense and norm of runs of the preset quick, in percent; runs go on where
     they were stopped."""
+    data_dir = (
+        Path(os.environ["BENCHMARK_DATA_DIR"]) if "BENCHMARK_DATA_DIR" in os.environ else None
+    )
     for dataset in datasets:
-        spec = plan(dataset=dataset, preset="quick", device="auto", defenses=defenses)
-        found = run(spec, out=out, data_dir=None, command="bench_audit", progress=Progress())
-        audit_run(found.path, level="full", data_dir=None, progress=Progress())
+        spec = plan(dataset=dataset, preset="quick", device=device, defenses=defenses)
+        found = run(spec, out=out, data_dir=data_dir, command="bench_audit", progress=Progress())
+        audit_run(found.path, level="full", data_dir=data_dir, progress=Progress())
         names = ("plain_accuracy", "stronger_accuracy", "transfer_accuracy", "headline_accuracy")
         for row in read_audit(found.path).verdicts.to_dict("records"):
             why = row["reasons"].partition(";")[0] if row["verdict"] == "gradient masking" else ""
