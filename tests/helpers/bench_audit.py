@@ -162,9 +162,8 @@ def planted_rows(names: Sequence[str]) -> Iterator[list[str]]:
 def quick_rows(datasets: Sequence[str], defenses: Sequence[str], out: Path) -> Iterator[list[str]]:
     """Yield a row per defense and norm of runs of the preset quick, in percent; runs go on where
     they were stopped."""
-    data_dir = (
-        Path(os.environ["BENCHMARK_DATA_DIR"]) if "BENCHMARK_DATA_DIR" in os.environ else None
-    )
+    folder = os.environ.get("BENCHMARK_DATA_DIR")
+    data_dir, device = Path(folder) if folder else None, choose_device("auto")
     for dataset in datasets:
         spec = plan(dataset=dataset, preset="quick", device=device, defenses=defenses)
         found = run(spec, out=out, data_dir=data_dir, command="bench_audit", progress=Progress())
