@@ -130,7 +130,9 @@ class AttackView(nn.Module):
                 losses = loss(logits, y)
                 if not losses.requires_grad:
                     raise MissingGradientError
-                (gradient,) = torch.autograd.grad(losses.sum(), x)
+                (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+                if gradient is None:
+                    raise MissingGradientError
                 draw = [losses.detach(), logits.detach(), gradient]
                 total = draw if total is None else [a + b for a, b in zip(total, draw, strict=True)]
         assert total is not None

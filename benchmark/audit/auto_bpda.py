@@ -2,8 +2,8 @@
 
 Athalye et al. 2018 (https://arxiv.org/abs/1802.00420) replace a part that breaks the gradient by a
 differentiable one in the backward pass, the identity where the part returns something like what it
-is given. Which part that is its author can say, by ``surrogate``. For a stranger's defense nobody
-says, but its modules can be watched as they work. The identity then stands for
+is given. Its author can say which part that is, by ``surrogate``. Where nobody does, the defense's
+modules are watched as they work, and the identity replaces
 
 - all that happens between the image and the last module that is still given something like it
   (rounding, compression, a search, a detached copy),
@@ -13,7 +13,7 @@ says, but its modules can be watched as they work. The identity then stands for
   one-hot answers, a scale).
 
 What breaks the gradient outside of any module between these two cannot be bridged so; then
-:class:`benchmark.audit.surrogates.Estimated` asks for answers only.
+:mod:`benchmark.audit.estimated_gradient` asks for answers only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,10 +59,10 @@ _UNHOOKED: type = torch.jit.RecursiveScriptModule  # type: ignore[attr-defined]
 
 @dataclass(frozen=True)
 class Bridge:
-    """Where the identity stands: before ``entry``, behind ``exit``, and for ``broken`` modules.
+    """Where the identity is: before ``entry``, behind ``exit``, and in place of ``broken`` modules.
 
     A broken module that works element by element gets, in place of the identity's, the slope of its
-    answers over the width that is kept with it: a flight of stairs that of its handrail.
+    answers over the width that is kept with it.
     """
 
     entry: nn.Module
@@ -88,9 +88,14 @@ class Bridged(Around):
         self.answer_form = LOGITS  # of the inner classifier
         self._bridge = [bridge]  # in a list: its modules are the defense's
 
+    @property
+    def bridge(self) -> Bridge:
+        """Where the identity is."""
+        return self._bridge[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) with the inner classifier's gradient."""
-        with _crossed(self._bridge[0], x) as inner:
+        with _crossed(self.bridge, x) as inner:
             labels = self.defense.predict(x.detach())
         logits = inner[-1]
         lead = (logits.amax(1) - logits.gather(1, labels[:, None]).squeeze(1)).detach()
@@ -120,11 +125,11 @@ def find_bridge(defense: Defense, x: Tensor) -> Bridge | None:
             handle.remove()
     if trace.entered is None:
         return None
-    for module, logits in trace.given[trace.entered.left :]:
+    for module, logits in trace.given[trace.before :]:
         shaped = logits.shape == (len(x), defense.info.n_classes)
         if shaped and float((logits.argmax(1) == decided).double().mean()) >= AGREES:
             slopes = {m: _width(m, u) for m, u in trace.leaves.items() if misleads(m, u)}
-            return Bridge(trace.entered.module, module, slopes)
+            return Bridge(trace.entered, module, slopes)
     return None
 
 
@@ -197,29 +202,24 @@ def misleads(module: nn.Module, u: Tensor) -> bool:
 
 
 @dataclass
-class _Entered:
-    module: nn.Module
-    left: int
-
-
-@dataclass
 class _Trace:
     """What a defense's modules were given and gave in one pass.
 
-    ``entered`` is the last module that was given something like the image, ``given`` what modules
-    gave, in order, ``leaves`` what the innermost ones that keep the shape were given since and
-    ``asked`` what those were given that have not answered yet.
+    ``entered`` is the last module that was given something like the image, ``before`` how many had
+    answered by then. ``given`` is what modules gave, in order, ``leaves`` what the innermost ones
+    that keep the shape were given since, ``asked`` what those were given that have not answered.
     """
 
     x: Tensor
-    entered: _Entered | None = None
+    entered: nn.Module | None = None
+    before: int = 0
     given: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     leaves: dict[nn.Module, Tensor] = field(default_factory=dict)
     asked: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         if given and isinstance(given[0], Tensor) and _alike(given[0], self.x):
-            self.entered = _Entered(module, len(self.given))
+            self.entered, self.before = module, len(self.given)
             self.leaves.clear()
         if len(given) == 1 and isinstance(given[0], Tensor) and not list(module.children()):
             self.asked[module] = given[0].detach().clone()  # before it is changed in place

@@ -2,23 +2,25 @@
 
 An audit never fails a run and decides none of its numbers: it is no part of the run's settings. A
 check that cannot answer leaves an undecided finding, and a defense without an answer an undecided
-verdict. What is there is not found again; when a sweep of the defense is run anew, what was found
+verdict. What is there is not found again; when a sweep of the defense is run again, what was found
 is forgotten first.
 """
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor
-
-from benchmark.attacks.loader import load_attack
-from benchmark.audit.case import Curve, Finding, Subject
-from benchmark.audit.checks import Check, checks_of
-from benchmark.audit.registration import role_of
+from benchmark.attacks.view import MissingGradientError
+from benchmark.audit.case import Case, Finding
+from benchmark.audit.checks import Check, checks_of, known
+from benchmark.audit.run_results import (
+    Target,
+    correct_of,
+    curves_of,
+    norms_of,
+    rows_of,
+    seen_through,
+)
 from benchmark.audit.trained_models import recall
 from benchmark.audit.verdict import Verdict, judge
 from benchmark.config.spec import AttackSpec, DefenseSpec
@@ -26,6 +28,7 @@ from benchmark.config.threat import ThreatModel
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.evaluation.scoring import CleanPredictions, inside_for
 from benchmark.hashing import derive_seed
+from benchmark.machine_errors import out_of_memory
 from benchmark.models.defense import Defense
 from benchmark.plugins.containment import plugin_code
 from benchmark.progress import Progress
@@ -43,20 +46,7 @@ from benchmark.results.tables import make_table
 from benchmark.seeding import seeded
 
 IMAGES = 128
-"""So many test images at most are given to the checks; most ask fewer of them."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A trained defense of a run, under a seed, in evaluation mode.
-
-    ``clean`` keeps its clean predictions.
-    """
-
-    name: str
-    seed: int
-    defense: Defense
-    clean: CleanPredictions | None = None
+"""Test images that are given to the checks, at most; most checks ask fewer of them."""
 
 
 def audit_defense(
@@ -67,8 +57,8 @@ def audit_defense(
     progress: Progress,
 ) -> None:
     """Ask the basic checks that were not asked yet, judge without a stronger attack, keep both."""
-    subject = subject_of(folder, target, train_set, test_set)
-    findings = ask(folder, target, subject, "basic", progress)
+    case = case_of(folder, target, train_set, test_set)
+    findings = ask(folder, target, case, "basic", progress)
     rows = []
     for norm in norms_of(folder, target.name, target.seed):
         verdict = judge(
@@ -76,9 +66,9 @@ def audit_defense(
             correct=correct_of(folder, target, test_set, norm),
             stochastic=target.defense.stochastic,
             findings=findings,
-            plain=subject.curves,
+            plain=case.curves,
         )
-        rows.append(verdict_row(folder, target, verdict, "basic"))
+        rows.append(verdict_row(folder, target.name, target.seed, verdict, "basic"))
         progress.say(f"{target.name}: audit, {norm}: {verdict}")
     put_verdicts(folder.path, make_table(rows, VERDICTS))
 
@@ -96,9 +86,9 @@ def audit_rest(
 
     A defense that cannot be audited is undecided, with the reason.
     """
-    known = {(record.defense, record.seed): record for record in records}
+    recorded = {(record.defense, record.seed): record for record in records}
     for spec, seed in unaudited(folder):
-        sets = known.get((spec.name, seed)), train_set, test_set
+        sets = recorded.get((spec.name, seed)), train_set, test_set
         try:
             with plugin_code():
                 model = recall(spec, *sets, seed=seed, progress=progress, may_train=may_train)
@@ -126,53 +116,27 @@ def unaudited(folder: RunFolder) -> list[tuple[DefenseSpec, int]]:
 
 def audit_failed(folder: RunFolder, name: str, seed: int, reason: str) -> None:
     """Keep that a defense could not be audited, so that it is neither silent nor tried for ever."""
+    reasons = (f"the audit failed: {reason}",)
     rows = [
-        {
-            **dict.fromkeys(VERDICTS.names),
-            **_key(folder, name, seed),
-            "norm": norm,
-            "level": "basic",
-            "verdict": "undecided",
-            "reasons": f"the audit failed: {reason}",
-            "remarks": "",
-            "stochastic": False,
-            "n": 0,
-            "attacks": "",
-            "beaten_by": "",
-            "rerun": "",
-            "seconds": 0.0,
-        }
+        verdict_row(folder, name, seed, Verdict("undecided", reasons, norm), "basic")
         for norm in norms_of(folder, name, seed)
     ]
     put_verdicts(folder.path, make_table(rows, VERDICTS))
 
 
-def norms_of(folder: RunFolder, name: str, seed: int) -> list[str]:
-    """Return the norms in which a defense has an accuracy, or failed to get one; there is nothing
-    to say of one whose attacks were all skipped. Without any, all of the run's."""
-    cells = folder.cells
-    own = cells[(cells["defense"] == name) & (cells["seed"] == seed)]
-    tried = set(own.loc[own["status"] != "skipped", "norm"])
-    norms = list(dict.fromkeys(attack.threat.norm for attack in folder.spec.attacks))
-    return [norm for norm in norms if norm in tried] or norms
-
-
-# --- what is asked -------------------------------------------------------------------------------
-
-
 def ask(
-    folder: RunFolder, target: Target, subject: Subject, level: Level, progress: Progress
+    folder: RunFolder, target: Target, case: Case, level: Level, progress: Progress
 ) -> list[Finding]:
     """Return the findings of ``level``: those that are kept, and now the others, which are kept."""
     before = read_findings(folder.path)
-    before = before[_own(before, target)]
+    before = before[rows_of(before, target)]
     asked = set(before["check"])
     left = [check for check in checks_of(level) if check.name not in asked]
     findings = [_finding(row) for row in before.to_dict("records")]
     with progress.task(f"auditing {target.name}", len(left)) as advance:
         for check in left:
             start = time.perf_counter()
-            found = check.run(subject)
+            found = check.run(case)
             seconds = time.perf_counter() - start
             rows = list(_rows(folder, target, check, found, seconds))
             put_findings(folder.path, make_table(rows, FINDINGS))
@@ -181,9 +145,9 @@ def ask(
     return findings
 
 
-def subject_of(
+def case_of(
     folder: RunFolder, target: Target, train_set: ImageDataset, test_set: ImageDataset
-) -> Subject:
+) -> Case:
     """Return what the checks are given: the defense as the run attacked it, and its sweeps."""
     defense = target.defense
     images = test_set.head(min(IMAGES, len(test_set)))
@@ -194,7 +158,7 @@ def subject_of(
     eot, bpda = seen_through(folder, target)
     labels = images.labels
     spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(images), eot=eot, bpda=bpda)
-    return Subject(
+    return Case(
         defense=defense,
         dataset=images.info.name,
         seed=target.seed,
@@ -210,66 +174,18 @@ def subject_of(
 
 
 def _inside(defense: Defense, spec: AttackSpec, images: ImageDataset) -> float:
+    """Return how far inside the box gradients are taken; 0 where there are none to take.
+
+    Whatever else the backward pass raises, the checks of the gradient meet and say it, too.
+    """
     try:
         return inside_for(defense, spec, images)
-    except RuntimeError:  # no graph leads to the image, which a check tells
+    except MissingGradientError:
         return 0.0
-
-
-def seen_through(folder: RunFolder, target: Target) -> tuple[int, bool]:
-    """Return the most draws (EOT) that an attack of the run averaged, and whether one used BPDA."""
-    cells = folder.cells
-    own = cells[_own(cells, target) & (cells["status"] == "ok")]
-    return int(own["eot"].max()) if len(own) else 1, bool(own["bpda"].any())
-
-
-def passes_of(folder: RunFolder, target: Target, norm: str) -> float:
-    """Return the passes (a forward and a backward each) that the run's attacks in ``norm`` spent on
-    the image that cost one of them most, over all eps.
-
-    Those through a generator alone do not count: they cost next to nothing beside the defense's.
-    """
-    samples = folder.samples
-    attacks = {
-        (spec.name, spec.library)
-        for spec in folder.spec.attacks
-        if not load_attack(spec).needs_generator
-    }
-    own = samples[_own(samples, target) & (samples["norm"] == norm)]
-    queries = own.groupby(["attack", "library", "sample_id"], observed=True)[
-        ["n_forward", "n_backward"]
-    ].sum()
-    queries = queries[[key[:2] in attacks for key in queries.index]]
-    return float(queries.sum(axis=1).max()) / 2 if len(queries) else 0.0
-
-
-def curves_of(folder: RunFolder, target: Target, test_set: ImageDataset) -> list[Curve]:
-    """Return the run's sweeps of a defense, image by image in the test set's order."""
-    samples = folder.samples
-    own = samples[_own(samples, target)]
-    place = {int(sample): i for i, sample in enumerate(test_set.sample_ids.tolist())}
-    found = []
-    for (attack, library, norm), rows in own.groupby(
-        ["attack", "library", "norm"], sort=False, observed=True
-    ):
-        eps = sorted(set(rows["eps"]))
-        at = [eps.index(value) for value in rows["eps"]], rows["sample_id"].map(place).to_list()
-        n = rows["sample_id"].nunique()
-        success = torch.zeros(len(eps), n, dtype=torch.bool)
-        distance = torch.zeros(len(eps), n, dtype=torch.float64)
-        success[at] = torch.tensor(rows["success"].to_numpy(dtype=bool))
-        distance[at] = torch.tensor(rows["distance"].to_numpy(dtype=float))
-        found.append(Curve(str(attack), str(library), str(norm), tuple(eps), success, distance))
-    return found
-
-
-def correct_of(folder: RunFolder, target: Target, test_set: ImageDataset, norm: str) -> Tensor:
-    """Return which images (n,) were right without an attack, over all that one in ``norm`` saw."""
-    samples = folder.samples
-    own = samples[_own(samples, target) & (samples["norm"] == norm)]
-    right = dict(zip(own["sample_id"], own["pred_clean"] == own["label"], strict=True))
-    ids = test_set.sample_ids.tolist()[: len(right)]
-    return torch.tensor([bool(right[sample]) for sample in ids], dtype=torch.bool)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return 0.0
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -277,7 +193,8 @@ def correct_of(folder: RunFolder, target: Target, test_set: ImageDataset, norm: 
 
 def verdict_row(
     folder: RunFolder,
-    target: Target,
+    name: str,
+    seed: int,
     verdict: Verdict,
     level: Level,
     attacks: Sequence[str] = (),
@@ -286,7 +203,7 @@ def verdict_row(
     """Return a row of verdicts.parquet."""
     at = verdict.at
     return {
-        **_key(folder, target.name, target.seed),
+        **_key(folder, name, seed),
         "norm": verdict.norm,
         "level": level,
         "verdict": verdict.ruling,
@@ -316,28 +233,20 @@ def _rows(
     for i, finding in enumerate(found):
         yield {
             **_key(folder, target.name, target.seed),
-            "attack": finding.attack,
-            "library": finding.library,
+            **{name: getattr(finding, name) for name in STORED},
             "level": check.level,
-            "check": check.name,
-            "answer": finding.answer,
-            "value": finding.value,
-            "threshold": finding.threshold,
-            "reason": finding.reason,
-            "evidence": finding.evidence,
             "question": check.summary,
             "seconds": 0.0 if i else seconds,
         }
 
 
+STORED = ("check", "answer", "value", "threshold", "evidence", "reason", "attack", "library")
+"""The attributes of a finding that are columns of audit.parquet."""
+
+
 def _finding(row: dict[Any, Any]) -> Finding:
-    names = ("check", "answer", "value", "threshold", "evidence", "reason", "attack", "library")
-    return Finding(**{name: row[name] for name in names}, role=role_of(row["check"]))
+    return Finding(**{name: row[name] for name in STORED}, role=known(row["check"]).role)
 
 
 def _key(folder: RunFolder, name: str, seed: int) -> dict[str, Any]:
     return {"dataset": folder.spec.dataset, "defense": name, "seed": seed}
-
-
-def _own(frame: pd.DataFrame, target: Target) -> "pd.Series[bool]":
-    return (frame["defense"] == target.name) & (frame["seed"] == target.seed)

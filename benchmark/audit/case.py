@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.models.defense import Defense
-from benchmark.results.audit_words import LEVELS, Answer, Level, Role
-
-__all__ = ["LEVELS", "Answer", "Curve", "Finding", "Level", "Subject", "alarm_if"]
+from benchmark.results.audit_words import Answer, Role
 
 Measured = TypeVar("Measured")
 
@@ -22,7 +20,7 @@ class Curve:
 
     ``eps`` are the budgets, ascending; ``success`` (len(eps), n) bool and ``distance``
     (len(eps), n) float64 as in samples.parquet, clean errors being successes at distance 0.
-    ``new`` (len(eps), n) bool tells which the attack turned itself, where it was run on what others
+    ``new`` (len(eps), n) bool tells which the attack fooled itself, where it was run on what others
     had left and ``success`` holds theirs, too; None where it was run alone.
     """
 
@@ -41,13 +39,14 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Case:
     """A trained defense under audit, in evaluation mode, with images to ask it about.
 
     ``x`` (N, C, H, W) float32 in [0, 1] are the first test images and ``y`` (N,) their labels, on
     the defense's device; ``correct`` (N,) tells which it gets right. ``train_images`` (M, C, H, W)
     uint8 are all that it was trained on. ``eot`` and ``bpda`` are what the run's attacks used on
-    it. ``curves`` are the run's sweeps of this defense, empty before any.
+    it, ``inside`` how far inside the box they took gradients. ``curves`` are the run's sweeps of
+    this defense, empty before any.
     """
 
     defense: Defense
@@ -63,7 +62,7 @@ class Subject:
     curves: Sequence[Curve] = field(default=())
     measured: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, measure: "Callable[[Subject], Measured]") -> Measured:
+    def once(self, measure: "Callable[[Case], Measured]") -> Measured:
         """Return ``measure(self)``, measured by the first check that asks and kept for the rest."""
         if measure not in self.measured:
             self.measured[measure] = measure(self)
@@ -71,7 +70,7 @@ class Subject:
         return found
 
     @property
-    def standing(self) -> tuple[Tensor, Tensor]:
+    def attacked(self) -> tuple[Tensor, Tensor]:
         """The images that the defense gets right, and their labels: those that are attacked."""
         return self.x[self.correct], self.y[self.correct]
 
@@ -85,7 +84,7 @@ class Subject:
 class Finding:
     """A check's answer: a row of audit.parquet.
 
-    ``value`` is what was measured and ``threshold`` where the answer turns (NaN where there is
+    ``value`` is what was measured and ``threshold`` where the answer changes (NaN where there is
     none); ``evidence`` says both in one sentence, with n. ``attack`` and ``library`` name the sweep
     that it is about, both empty where it is about the defense itself. ``reason`` is the short words
     for a verdict, such as "no gradient", empty unless it is an alarm or a note. ``role`` is the
@@ -108,6 +107,11 @@ class Finding:
         return self.attack == curve.attack and self.library in ("", curve.library)
 
 
+def undecided(check: str, evidence: str, threshold: float = torch.nan) -> Finding:
+    """Return that ``check`` could not tell, and why."""
+    return Finding(check, "undecided", torch.nan, threshold, evidence)
+
+
 def alarm_if(
     alarm: bool,
     check: str,
@@ -120,6 +124,6 @@ def alarm_if(
     library: str = "",
 ) -> Finding:
     """Return an alarm with its ``reason``, or that the check is passed."""
-    if alarm:
-        return Finding(check, "alarm", value, threshold, evidence, reason, attack, details, library)
-    return Finding(check, "pass", value, threshold, evidence, "", attack, details, library)
+    answer: Answer = "alarm" if alarm else "pass"
+    reason = reason if alarm else ""
+    return Finding(check, answer, value, threshold, evidence, reason, attack, details, library)

@@ -1,38 +1,41 @@
 """The full audit of a run: every check, stronger attacks, transfer between its defenses, verdicts.
 
 It needs all trained models of a seed at once, and leaves the run's own tables as they are: what its
-attacks found stands in audit_samples.parquet. A defense is judged as soon as it is attacked, and
-what is judged in full is not judged again.
+attacks found is in audit_samples.parquet. A defense is judged as soon as it is attacked, and what
+is judged in full is not judged again.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.basic import (
+from benchmark.audit.attack_harder import StrongerResult, attack_harder
+from benchmark.audit.basic import ask, audit_failed, case_of, verdict_row
+from benchmark.audit.budgets import shared, telling
+from benchmark.audit.case import Case, Curve, Finding
+from benchmark.audit.rerun import command_for, words_of
+from benchmark.audit.run_results import (
     Target,
-    ask,
-    audit_failed,
     correct_of,
     norms_of,
     passes_of,
     seen_through,
-    subject_of,
-    verdict_row,
 )
-from benchmark.audit.case import Curve, Finding, Subject
-from benchmark.audit.rerun import command_for, words_of
-from benchmark.audit.sample_rows import no_samples, struck_samples, transfer_samples
-from benchmark.audit.stronger_attacks import Effort, Struck, shared, strike, telling
+from benchmark.audit.sample_rows import (
+    no_samples,
+    stronger_samples,
+    transfer_rows,
+    transfer_samples,
+)
+from benchmark.audit.stronger_attacks import Effort
 from benchmark.audit.trained_models import recall
 from benchmark.audit.transfer import (
-    Party,
+    AttackedModel,
     Transfer,
-    curves_for,
+    from_others,
     substitute_for,
     transfers,
     undefended_first,
@@ -61,14 +64,14 @@ from benchmark.results.tables import make_table
 from benchmark.training.fit import trained
 
 IMAGES = 200
-"""So many images at most are attacked harder: a drop of 10 points is then far from chance."""
+"""Images that are attacked harder, at most: a drop of 10 points is then far from chance."""
 
 LEVELS = 3
-"""At so many of a norm's budgets images are transferred."""
+"""A norm's budgets at which images are transferred, at most."""
 
 FACTOR = 4
-"""The stronger attacks spend so many times the passes that the run's own spent on the image that
-cost them most, at most those of a whole :class:`~benchmark.audit.stronger_attacks.Effort`."""
+"""The passes of the stronger attacks, in times those that the run's own spent on the image that
+cost them most; at most those of a whole :class:`~benchmark.audit.stronger_attacks.Effort`."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class _Seed:
     seed: int
     left: Sequence[tuple[str, str]]
     targets: dict[str, Target] = field(default_factory=dict)
-    subjects: dict[str, Subject] = field(default_factory=dict)
+    cases: dict[str, Case] = field(default_factory=dict)
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     troubles: dict[str, list[str]] = field(default_factory=dict)
 
@@ -165,9 +168,9 @@ class _Seed:
 
     def _ask(self, name: str) -> None:
         audit, target = self.audit, self.targets[name]
-        subject = subject_of(audit.folder, target, audit.train_set, audit.test_set)
-        self.findings[name] = ask(audit.folder, target, subject, "full", audit.progress)
-        self.subjects[name] = subject
+        case = case_of(audit.folder, target, audit.train_set, audit.test_set)
+        self.findings[name] = ask(audit.folder, target, case, "full", audit.progress)
+        self.cases[name] = case
 
     def _images(self, curves: Sequence[Curve]) -> ImageDataset:
         """Return the first images that an attack of the run saw: what is measured is paired."""
@@ -179,7 +182,7 @@ class _Seed:
     def _transfer(self, norm: str) -> list[Transfer]:
         """Try every defense's images on every one, and keep the matrix."""
         audit = self.audit
-        curves = [c for subject in self.subjects.values() for c in subject.curves if c.norm == norm]
+        curves = [c for case in self.cases.values() for c in case.curves if c.norm == norm]
         if not curves:
             return []
         threat = threat_of(audit.folder, norm)
@@ -187,31 +190,32 @@ class _Seed:
             threat = shared(curves, threat)
         threat = telling(curves, threat, LEVELS)
         images = self._images(curves)
-        parties = [self._party(name) for name in undefended_first(list(self.targets))]
+        models = [self._model(name) for name in undefended_first(list(self.targets))]
         found: list[Transfer] = []
 
         def seed_at(source: str, eps: float) -> int:
             own = audit.folder.spec.seed_name(source)
             return derive_seed(self.seed, images.info.name, "transfer", own, norm, eps)
 
-        for source in [*parties, *self._substitute()]:
+        for source in [*models, *self._substitute()]:
 
-            def row(source: Party = source) -> None:
+            def row(source: AttackedModel = source) -> None:
                 one = transfers(
-                    [source], parties, images, threat, seed_at=seed_at, progress=audit.progress
+                    [source], models, images, threat, seed_at=seed_at, progress=audit.progress
                 )
                 found.extend(one)
 
             self._try(source.name, f"{norm} images for the others", row)
-        put_transfer(audit.folder.path, make_table(list(self._pairs(found)), TRANSFER))
+        rows = list(transfer_rows(audit.folder, self.seed, found))
+        put_transfer(audit.folder.path, make_table(rows, TRANSFER))
         return found
 
-    def _party(self, name: str) -> Party:
+    def _model(self, name: str) -> AttackedModel:
         target = self.targets[name]
         seen = seen_through(self.audit.folder, target)
-        return Party(name, target.defense, *seen, clean=target.clean)
+        return AttackedModel(name, target.defense, *seen, clean=target.clean)
 
-    def _substitute(self) -> list[Party]:
+    def _substitute(self) -> list[AttackedModel]:
         """Train the undefended model as a source where the run has a single, other defense."""
         audit, found = self.audit, list[Defense]()
         spec = substitute_for(audit.folder.spec)
@@ -224,21 +228,7 @@ class _Seed:
             found.append(trained(spec, *sets, seed=self.seed, progress=audit.progress)[0])
 
         self._try(spec.name, "substitute", train)
-        return [Party(spec.name, defense) for defense in found]
-
-    def _pairs(self, found: Sequence[Transfer]) -> Iterator[dict[str, Any]]:
-        for one in found:
-            for eps, accuracy in zip(one.curve.eps, one.curve.robust_accuracy, strict=True):
-                yield {
-                    "dataset": self.audit.folder.spec.dataset,
-                    "seed": self.seed,
-                    "norm": one.curve.norm,
-                    "eps": eps,
-                    "source": one.source,
-                    "target": one.target,
-                    "n": one.curve.success.shape[1],
-                    "accuracy": accuracy,
-                }
+        return [AttackedModel(spec.name, defense) for defense in found]
 
     # --- stronger attacks and verdict ----------------------------------------------------------
 
@@ -246,40 +236,40 @@ class _Seed:
         """Attack harder and judge; ``seconds`` went into the defense's transferred images."""
         if name not in self.findings:  # it could not be had or asked: the reason is kept
             return
-        folder, target, subject = self.audit.folder, self.targets[name], self.subjects[name]
-        plain = [curve for curve in subject.curves if curve.norm == norm]
+        folder, target, case = self.audit.folder, self.targets[name], self.cases[name]
+        plain = [curve for curve in case.curves if curve.norm == norm]
         images = self._images(plain) if plain else self.audit.test_set
-        struck = list(self._struck(target, subject, norm, images)) if plain else []
-        crossed = [one for one in matrix if one.target == name and one.source != name]
-        samples = [f for s in struck for f in struck_samples(folder, name, self.seed, s, images)]
+        results = list(self._attack_harder(target, case, norm, images)) if plain else []
+        crossed = from_others(name, matrix)
+        samples = [f for r in results for f in stronger_samples(folder, name, self.seed, r, images)]
         seen = self.audit.test_set.head(crossed[0].curve.success.shape[1]) if crossed else images
         samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
         put_samples(folder.path, pd.concat(samples, ignore_index=True) if samples else no_samples())
-        failures = [f"{one.spec.name} ({one.failure})" for one in struck if one.failure]
-        done = {one.spec.name: one for one in struck if one.outcomes}
+        failures = [f"{one.spec.name} ({one.failure})" for one in results if one.failure]
+        done = {one.spec.name: one for one in results if one.outcomes}
         verdict = judge(
             norm=norm,
             correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
             stochastic=target.defense.stochastic,
             findings=self.findings[name],
-            plain=subject.curves,  # of all norms, by which a finding's own is known
+            plain=case.curves,  # of all norms, by which a finding's own is known
             own=[one.curve for one in done.values()],
-            transferred=curves_for(name, matrix),
+            transferred=[one.curve for one in crossed],
             missing=[*failures, *self.troubles.get(name, [])],
             settings={attack: words_of(one) for attack, one in done.items()},
         )
         command = self._rerun(name, verdict, done)
         attacks = [attack.removeprefix("audit-") for attack in done]
         attacks += [one.curve.attack for one in crossed]
-        seconds += sum(one.seconds for one in struck)
-        row = verdict_row(folder, target, verdict, "full", attacks, seconds)
+        seconds += sum(one.seconds for one in results)
+        row = verdict_row(folder, name, self.seed, verdict, "full", attacks, seconds)
         row |= {"rerun": command}
         put_verdicts(folder.path, make_table([row], VERDICTS))
         self.audit.progress.say(f"{name}: audit, {norm}: {verdict}")
         if command:
             self.audit.progress.say(f"{name}: audit, {norm}: in a run of its own: {command}")
 
-    def _rerun(self, name: str, verdict: Verdict, done: Mapping[str, Struck]) -> str:
+    def _rerun(self, name: str, verdict: Verdict, done: Mapping[str, StrongerResult]) -> str:
         """Return the command for the strongest of the attacks that beat the run's and that a run
         can do; "" where there is none."""
         at = verdict.at
@@ -292,17 +282,17 @@ class _Seed:
                 return command
         return ""
 
-    def _struck(
-        self, target: Target, subject: Subject, norm: str, images: ImageDataset
-    ) -> Iterator[Struck]:
+    def _attack_harder(
+        self, target: Target, case: Case, norm: str, images: ImageDataset
+    ) -> Iterator[StrongerResult]:
         audit = self.audit
         passes = FACTOR * passes_of(audit.folder, target, norm)
         if target.defense.stochastic:
-            effort = Effort.of_stochastic(passes, draws=subject.eot)
+            effort = Effort.of_stochastic(passes, draws=case.eot)
         else:
             effort = Effort.of(passes)
-        found = strike(
-            subject,
+        found = attack_harder(
+            case,
             images,
             threat_of(audit.folder, norm),
             self.findings[target.name],
@@ -312,7 +302,7 @@ class _Seed:
         for one in found:
             left = min(one.curve.robust_accuracy) if one.outcomes else 1.0
             what = one.failure or (
-                f"{left:.3f} at the largest eps, {one.turned} turned, {one.seconds:.0f} s"
+                f"{left:.3f} at the largest eps, {one.fooled} fooled, {one.seconds:.0f} s"
             )
             audit.progress.say(f"{target.name}: {one.spec.name} ({one.why}): {what}")
             yield one

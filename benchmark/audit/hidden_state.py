@@ -7,7 +7,7 @@ random generators, whose state is noise and not memory, and not what a closure k
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ LARGE = 2**20
 
 TABLES = frozenset(vars(nn.Module())) - {"training"}
 """Torch's own attributes of a module: its weights and parts, which are followed by themselves, and
-its hooks, which are those of whoever watches."""
+its hooks, which belong to who watches."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -66,20 +66,11 @@ class State:
             for key, tensor in table.items():
                 if tensor is not None:
                     self._tensor(prefix + key, tensor, weight=True)
-        self._mode(prefix, module)
+        self._attribute(prefix, vars(module), "training", module.training, weight=True)
         self._attributes(prefix, vars(module), TABLES | {"training"})
         for cls in type(module).__mro__:
             if cls.__module__.partition(".")[0] not in ("torch", "builtins", "abc", "typing"):
                 self._class(cls)
-
-    def _mode(self, prefix: str, module: nn.Module) -> None:
-        mode = module.training
-
-        def restore() -> None:
-            module.training = mode
-
-        name = f"{prefix}training"
-        self._kept.append(_Kept(name, True, lambda: module.training != mode, restore))
 
     def _class(self, cls: type) -> None:
         if id(cls) in self._seen:
@@ -105,27 +96,35 @@ class State:
     ) -> None:
         """Follow an object's attributes; those that it gains are taken away again."""
         before = {key: value for key, value in own.items() if key not in left_out}
-        for key in before:
-            self._attribute(prefix, own, key, before[key])
+        for key, value in before.items():
+            self._attribute(prefix, own, key, value)
 
-        def gained() -> Iterator[str]:
-            return (key for key in own if key not in before and key not in left_out)
+        def gained() -> list[str]:
+            return [key for key in own if key not in before and key not in left_out]
 
         def forget() -> None:
-            for key in list(gained()):
+            for key in gained():
                 del own[key]
 
         name = f"{prefix}new attributes"
-        self._kept.append(_Kept(name, False, lambda: any(True for _ in gained()), forget))
+        self._kept.append(_Kept(name, False, lambda: bool(gained()), forget))
 
-    def _attribute(self, prefix: str, own: MutableMapping[str, Any], key: str, value: Any) -> None:
+    def _attribute(
+        self,
+        prefix: str,
+        own: MutableMapping[str, Any],
+        key: str,
+        value: Any,
+        *,
+        weight: bool = False,
+    ) -> None:
         def restore() -> None:
             own[key] = value
 
         def changed() -> bool:
             return key not in own or _differ(own[key], value)
 
-        self._kept.append(_Kept(prefix + key, False, changed, restore))
+        self._kept.append(_Kept(prefix + key, weight, changed, restore))
         self._follow(prefix + key, value)
 
     def _follow(self, name: str, value: Any) -> None:

@@ -1,25 +1,47 @@
-"""How a check is registered: a decorator that gives a function its name, level, needs and role."""
+"""How a check is registered: a decorator that says all that the audit has to know of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
-from benchmark.audit.case import Finding, Level, Subject
+from benchmark.audit.case import Case, Finding, undecided
+from benchmark.audit.gradient_measurements import gradients
+from benchmark.errors import first_line
 from benchmark.hashing import derive_seed
-from benchmark.results.audit_words import Role
+from benchmark.machine_errors import out_of_memory
+from benchmark.results.audit_words import Level, Role
 from benchmark.seeding import seeded
 
-Measure = Callable[[Subject], Finding | Sequence[Finding]]
+Measure = Callable[[Case], Finding | Sequence[Finding]]
 
-Need = Literal["standing", "curves"]
-"""What a check cannot do without: images that the defense gets right, or the run's sweeps."""
+Need = Literal["correct", "curves", "gradient"]
+"""What a check cannot do without: images that the defense gets right, the run's sweeps, or a finite
+gradient at these images."""
 
-LACKING: dict[Need, str] = {
-    "standing": "the defense gets none of the {n} images right: there is nothing to attack",
-    "curves": "the run holds no sweep of this defense",
+LACKS: dict[Need, Callable[[Case], str]] = {
+    "correct": lambda case: (
+        ""
+        if case.correct.any()
+        else f"the defense gets none of the {len(case.y)} images right: there is nothing to attack"
+    ),
+    "curves": lambda case: "" if case.curves else "the run holds no sweep of this defense",
+    "gradient": lambda case: case.once(gradients).unusable,
 }
+"""Why a case lacks what a check needs; "" where it does not."""
+
+Remedy = Literal[
+    "fresh draws",
+    "fresh state",
+    "whole batches",
+    "logarithms",
+    "no gradient",
+    "no averaging",
+    "more averaging",
+]
+"""What a finding asks of the stronger attacks: to average over the defense's noise, to have it
+forget earlier questions, to keep every batch as it is scored, to follow the logarithm of its
+answers, to follow no gradient at all, to expect nothing of the gradient's mean, to average it over
+more noise."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +49,8 @@ class Check:
     """A question asked of every defense. ``measure`` answers it; its first line says what it is.
 
     ``role`` is what its alarm tells of the verdict, ``doubts_gradient`` whether that puts the
-    gradient in doubt, so that stronger attacks have to do without it.
+    gradient in doubt, so that stronger attacks have to do without it. ``remedies`` are what its
+    alarm or note asks of them.
     """
 
     name: str
@@ -36,6 +59,7 @@ class Check:
     measure: Measure
     role: Role = "cause"
     doubts_gradient: bool = True
+    remedies: tuple[Remedy, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -47,29 +71,28 @@ class Check:
         """The check's page in the documentation, from the repository's root."""
         return f"docs/checks/{self.name}.md"
 
-    def run(self, subject: Subject) -> tuple[Finding, ...]:
+    def run(self, case: Case) -> tuple[Finding, ...]:
         """Return the answers, one or several, with the global random state as it was before.
 
-        What a check needs and does not have makes it undecided, and so does anything it raises
-        but an interruption: a defense that fails under a question has not answered it.
+        What a check needs and does not have makes it undecided, and so does anything it raises: a
+        defense that fails under a question has not answered it. Out of memory passes through.
         """
-        have = {"standing": bool(subject.correct.any()), "curves": bool(subject.curves)}
-        for need in self.needs:
-            if not have[need]:
-                return (self.undecided(LACKING[need].format(n=len(subject.y))),)
-        seed = derive_seed(subject.seed, subject.dataset, "audit", self.name)
+        seed = derive_seed(case.seed, case.dataset, "audit", self.name)
         try:
-            with seeded(seed, subject.device, subject.defense):
-                found = self.measure(subject)
+            with seeded(seed, case.device, case.defense):
+                found = self._answer(case)
         except Exception as error:
-            first = str(error).strip().partition("\n")[0]
-            return (self.undecided(f"the check failed: {type(error).__name__}: {first}"),)
+            if out_of_memory(error):
+                raise
+            found = undecided(self.name, f"the check failed: {first_line(error)}")
         several = (found,) if isinstance(found, Finding) else found
         return tuple(replace(finding, role=self.role) for finding in several)
 
-    def undecided(self, evidence: str) -> Finding:
-        """Return that the check could not tell, and why."""
-        return Finding(self.name, "undecided", torch.nan, torch.nan, evidence, role=self.role)
+    def _answer(self, case: Case) -> Finding | Sequence[Finding]:
+        for need in self.needs:
+            if lack := LACKS[need](case):
+                return undecided(self.name, lack)
+        return self.measure(case)
 
 
 REGISTERED: dict[str, Check] = {}
@@ -83,6 +106,7 @@ def check(
     needs: Sequence[Need] = (),
     role: Role = "cause",
     doubts_gradient: bool = True,
+    remedies: Sequence[Remedy] = (),
 ) -> Callable[[Measure], Measure]:
     """Register a function as the check ``name``, as :class:`Check` has it.
 
@@ -90,17 +114,24 @@ def check(
     """
 
     def register(measure: Measure) -> Measure:
-        REGISTERED[name] = Check(name, level, tuple(needs), measure, role, doubts_gradient)
+        REGISTERED[name] = Check(
+            name, level, tuple(needs), measure, role, doubts_gradient, tuple(remedies)
+        )
         return measure
 
     return register
 
 
-def role_of(name: str) -> Role:
-    """Return what an alarm of the check ``name`` tells; a cause, if it is of another version."""
-    return REGISTERED[name].role if name in REGISTERED else "cause"
+def known(name: str) -> Check:
+    """Return the check ``name``; of one of another version what is assumed of a check."""
+    return REGISTERED.get(name) or Check(name, "basic", (), lambda case: ())
 
 
-def doubts_gradient(name: str) -> bool:
-    """Tell whether an alarm of the check ``name`` puts the gradient in doubt."""
-    return name not in REGISTERED or REGISTERED[name].doubts_gradient
+def remedies_for(findings: Collection[Finding], *answers: str) -> set[Remedy]:
+    """Return what the findings with one of these ``answers`` ask of the stronger attacks."""
+    return {
+        remedy
+        for finding in findings
+        if finding.answer in answers
+        for remedy in known(finding.check).remedies
+    }

@@ -1,9 +1,9 @@
-"""Which images still stand while one attack after the other is run on the same defense.
+"""Which images are still classified correctly while one attack after the other is run.
 
 An image that fools a deterministic defense does so whoever found it, and at every eps that reaches
-it. So each attack of an ensemble is run on what the ones before it left, as AutoAttack does (Croce
-and Hein 2020, https://arxiv.org/abs/2003.01690), and what it then says of an eps is what it and
-those before it leave together.
+it. So each attack of an ensemble is run on the images that the ones before it did not fool, as
+AutoAttack does (Croce and Hein 2020, https://arxiv.org/abs/2003.01690), and what it then says of an
+eps is what it and those before it leave together.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 
 
-class Standing:
+class RemainingImages:
     """The nearest adversarial image known of each of ``images``: its distance and its label.
 
     ``pred`` (n,) int64 are the defense's labels without an attack, ``reach`` (n,) float64 the
-    distance at which an image is known to fall: 0 for a clean error, infinite while it stands.
+    distance of the nearest adversarial image: 0 for a clean error, infinite while none is known.
     """
 
     def __init__(self, defense: Defense, images: ImageDataset) -> None:
@@ -37,8 +37,8 @@ class Standing:
         self.reach = torch.where(self.correct, torch.inf, 0.0).double()
         self._pred_adv = self.pred.clone()
 
-    def stands(self, eps: float) -> Tensor:
-        """Return which images (n,) bool stand at ``eps`` under all attacks so far."""
+    def robust(self, eps: float) -> Tensor:
+        """Return which images (n,) bool withstood all attacks so far at ``eps``."""
         return self.reach > reach(eps)
 
     def attack(
@@ -50,7 +50,7 @@ class Standing:
         seed_at: Callable[[float], int],
         progress: Progress,
     ) -> Iterator[Outcome]:
-        """Attack what stands at each eps of ``spec``; yield what is left so far, eps by eps.
+        """Attack what is robust at each eps of ``spec``; yield what is left so far, eps by eps.
 
         The queries of an image that was not attacked again are 0, and no pictures are kept.
         """
@@ -61,14 +61,14 @@ class Standing:
         above = [eps for eps in budgets if eps > 0]
         options: dict[str, Any] = {"seed_at": seed_at, "progress": progress}
         if once and above:
-            rows = self.stands(above[0]).nonzero().flatten()
+            rows = self.robust(above[0]).nonzero().flatten()
             found = [*self._attack(defense, attack, spec, rows, **options)]
             costs = {outcome.eps: outcome for outcome in found}
             for eps in budgets:
                 yield self._told(eps, rows, costs.get(eps))
             return
         for eps in budgets:
-            rows = self.stands(eps).nonzero().flatten() if eps > 0 else torch.arange(0)
+            rows = self.robust(eps).nonzero().flatten() if eps > 0 else torch.arange(0)
             own = replace(spec, threat=ThreatModel(spec.threat.norm, (eps,)))
             cells = [*self._attack(defense, attack, own, rows, **options)]
             yield self._told(eps, rows, cells[-1] if cells else None)
@@ -82,7 +82,7 @@ class Standing:
         seed_at: Callable[[float], int],
         progress: Progress,
     ) -> Iterator[Outcome]:
-        """Attack ``rows`` and keep what fell nearer than before."""
+        """Attack ``rows`` and keep adversarial images that are nearer than those known."""
         if not len(rows):
             return
         part = self.images.select(rows.to(self.images.device))
@@ -94,21 +94,21 @@ class Standing:
 
     def _told(self, eps: float, rows: Tensor, cell: Outcome | None) -> Outcome:
         """Return the outcome at ``eps`` over all images; ``cell`` is the one over ``rows``."""
-        fell = ~self.stands(eps)
+        fooled = ~self.robust(eps)
         queries = torch.zeros(2, len(self.pred), dtype=torch.int64)
-        far = torch.where(fell, self.reach, 0.0)
-        pred = torch.where(fell, self._pred_adv, self.pred)
+        far = torch.where(fooled, self.reach, 0.0)
+        pred = torch.where(fooled, self._pred_adv, self.pred)
         if cell is not None:
             queries[:, rows] = torch.stack([cell.n_forward, cell.n_backward])
-            left = rows[~fell[rows]]
-            where = ~fell[rows]
+            where = ~fooled[rows]
+            left = rows[where]
             far[left], pred[left] = cell.distance[where], cell.pred_adv[where]
         return Outcome(
             eps=eps,
             pred_clean=self.pred,
             pred_adv=pred,
             correct=self.correct,
-            success=fell,
+            success=fooled,
             distance=far,
             n_forward=queries[0],
             n_backward=queries[1],

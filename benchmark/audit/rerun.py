@@ -5,7 +5,7 @@ A verdict that says only "a stronger attack took more" leaves its reader with no
 
 import shlex
 
-from benchmark.audit.stronger_attacks import Struck
+from benchmark.audit.attack_harder import StrongerResult
 from benchmark.config.attack_syntax import parse_named
 from benchmark.config.spec import INHOUSE, AttackSpec, RunSpec
 from benchmark.config.threat import NORMS
@@ -30,20 +30,20 @@ def setting_of(attack: AttackSpec) -> str:
     return f"{attack.library}:{attack.type}" + (f"({inside})" if inside else "")
 
 
-def words_of(struck: Struck) -> str:
+def words_of(result: StrongerResult) -> str:
     """Say how an attack of the audit was set, and what it looked at if not at the defense."""
-    stand_in = f", on a stand-in ({struck.why})" if struck.stand_in else ""
-    return f"{setting_of(struck.spec)}{stand_in}"
+    beside = f", on a surrogate ({result.why})" if result.on_surrogate else ""
+    return f"{setting_of(result.spec)}{beside}"
 
 
-def command_for(run: RunSpec, defense: str, seed: int, struck: Struck, eps: float) -> str:
+def command_for(run: RunSpec, defense: str, seed: int, result: StrongerResult, eps: float) -> str:
     """Return the command that runs an attack of the audit at ``eps`` on the same model and images.
 
-    "" where no run can: a stand-in that the audit made, or an attack that ``--attacks`` cannot name
-    with its parameters. Random starts are others than the audit's.
+    "" where no run can: a surrogate that the audit made, or an attack that ``--attacks`` cannot
+    name with its parameters. Random starts are others than the audit's.
     """
-    setting = setting_of(struck.spec)
-    if struck.stand_in or not _can_be_named(struck.spec, setting):
+    setting = setting_of(result.spec)
+    if result.on_surrogate or not _can_be_named(result.spec, setting):
         return ""
     kind = next(own.type for own in run.defenses if own.name == defense)
     words = [

@@ -1,11 +1,12 @@
-"""The audit's own attacks as rows of the samples table, for the worst case per image."""
+"""The audit's own attacks as rows of its tables: an image's samples, and pairs of defenses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-from benchmark.audit.stronger_attacks import Struck
+from benchmark.audit.attack_harder import StrongerResult
 from benchmark.audit.transfer import Transfer
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.results.audit_words import STRONGER
@@ -15,12 +16,12 @@ from benchmark.results.schema import SAMPLES
 from benchmark.results.tables import make_table
 
 
-def struck_samples(
-    folder: RunFolder, name: str, seed: int, struck: Struck, images: ImageDataset
+def stronger_samples(
+    folder: RunFolder, name: str, seed: int, result: StrongerResult, images: ImageDataset
 ) -> Iterator[pd.DataFrame]:
     """Yield what one of the stronger attacks left of the defense ``name``, eps by eps."""
-    for outcome in struck.outcomes:
-        attack = (struck.spec.name, STRONGER, struck.spec.threat.norm)
+    for outcome in result.outcomes:
+        attack = (result.spec.name, STRONGER, result.spec.threat.norm)
         key = cell_key(folder.spec, name, *attack, outcome.eps, seed)
         found = {name: getattr(outcome, name) for name in FOUND}
         yield sample_rows(folder.spec.run_id, key, images, found)
@@ -43,6 +44,24 @@ def transfer_samples(
             "n_backward": 0,
         }
         yield sample_rows(folder.spec.run_id, key, images, values)
+
+
+def transfer_rows(
+    folder: RunFolder, seed: int, found: Sequence[Transfer]
+) -> Iterator[dict[str, Any]]:
+    """Yield rows of transfer.parquet."""
+    for one in found:
+        for eps, accuracy in zip(one.curve.eps, one.curve.robust_accuracy, strict=True):
+            yield {
+                "dataset": folder.spec.dataset,
+                "seed": seed,
+                "norm": one.curve.norm,
+                "eps": eps,
+                "source": one.source,
+                "target": one.target,
+                "n": one.curve.success.shape[1],
+                "accuracy": accuracy,
+            }
 
 
 def no_samples() -> pd.DataFrame:

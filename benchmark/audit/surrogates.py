@@ -1,8 +1,8 @@
 """What an attack may look at in place of a defense whose own gradient leads nowhere.
 
-Each is a defense around the defense: :meth:`predict` stays the defense's own, so that what counts
-as fooled is as deployed, and only what an attack differentiates is another. :mod:`bridges
-<benchmark.audit.auto_bpda>` holds the one for BPDA.
+Each is a defense around the defense: :meth:`predict` stays the defense's own, so that success is
+judged as deployed, and only what an attack differentiates is another.
+:mod:`benchmark.audit.auto_bpda` has the one for BPDA.
 """
 
 import copy
@@ -51,7 +51,7 @@ class Around(Defense):
         return self.defense.predict(x)
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """Return the logits (N, K) of the defense's own stand-in."""
+        """Return the logits (N, K) of the defense's own surrogate."""
         return self.defense.surrogate(x)
 
     def generate(self, z: Tensor) -> Tensor:
@@ -67,8 +67,7 @@ class Restored(Around):
     """A defense that forgets what it was asked: every question finds it as it was trained.
 
     For one whose weights, buffers or Python objects change as it answers
-    (:mod:`benchmark.audit.hidden_state`). Whoever attacks has a copy to start again from; what it
-    has become under an attack's thousands of questions protects nobody.
+    (:mod:`benchmark.audit.hidden_state`). An attacker has a copy to start again from.
     """
 
     def __init__(self, defense: Defense, **known: bool | None) -> None:
@@ -86,7 +85,7 @@ class Restored(Around):
         return super().predict(x)
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """Return the stand-in's logits of the defense as it was trained."""
+        """Return the surrogate's logits of the defense as it was trained."""
         self._state.restore()
         return super().surrogate(x)
 

@@ -1,4 +1,4 @@
-"""The trained models of a finished run, for whoever asks them something more."""
+"""The trained models of a finished run, taken from the cache or trained again."""
 
 from dataclasses import replace
 

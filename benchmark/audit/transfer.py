@@ -37,20 +37,17 @@ from benchmark.seeding import generator, seeded
 from benchmark.training.resolve import resolve_defense
 
 LIBRARY = "transfer"
-"""What stands in place of a library for transferred images."""
+"""The library of transferred images in the tables."""
 
 STEPS = 10
-"""Steps of the attack on a source. Measured on MNIST (80 images, undefended to E-CLA, eps 0.3): 10
-steps of the margin leave 12 % standing, 40 leave 11 %, of the cross-entropy 11 %, 10 with momentum
-14 %; 40 that end as soon as the source is fooled leave 75 %.
-"""
+"""Steps of the attack on a source; docs/constants.md."""
 
 UNDEFENDED = "undefended"
 """The defense that is asked first, and trained as a substitute where a run has only one."""
 
 
 @dataclass(frozen=True)
-class Party:
+class AttackedModel:
     """A trained defense under its name, and how it is differentiated: as the run's attacks do.
 
     ``clean`` keeps its clean predictions.
@@ -81,8 +78,8 @@ class Transfer:
 
 
 def transfers(
-    sources: Sequence[Party],
-    targets: Sequence[Party],
+    sources: Sequence[AttackedModel],
+    targets: Sequence[AttackedModel],
     data: ImageDataset,
     threat: ThreatModel,
     *,
@@ -97,25 +94,25 @@ def transfers(
     images is held at a time, for all targets. Defenses must be in evaluation mode and on the
     data's device. Whatever a source raises passes through, before any of its row is yielded.
     """
-    clean = {party.name: _clean(party, data, seed_at) for party in targets}
+    clean = {model.name: _clean(model, data, seed_at) for model in targets}
     with progress.task("transferring", len(sources) * len(threat.eps) * len(data)) as advance:
         for source in sources:
-            row = {party.name: _Row.empty(party, threat, clean[party.name]) for party in targets}
+            row = {model.name: _Row.empty(model, threat, clean[model.name]) for model in targets}
             for level, eps in enumerate(threat.eps):
-                everyone = [source.defense, *(party.defense for party in targets)]
+                everyone = [source.defense, *(model.defense for model in targets)]
                 with seeded(seed_at(source.name, eps), data.device, *everyone):
                     rng = generator(seed_at(source.name, eps), data.device)
                     for rows, found in _crafted(source, data, threat.norm, eps, rng, steps):
-                        for party in targets:
-                            row[party.name].score(level, rows, found, data.info.n_classes)
+                        for model in targets:
+                            row[model.name].score(level, rows, found, data.info.n_classes)
                         advance(len(rows), f"from {source.name}, eps {eps:g}")
-            for party in targets:
-                yield row[party.name].transfer(source.name, threat, data)
+            for model in targets:
+                yield row[model.name].transfer(source.name, threat, data)
 
 
-def curves_for(target: str, matrix: Sequence[Transfer]) -> list[Curve]:
+def from_others(target: str, matrix: Sequence[Transfer]) -> list[Transfer]:
     """Return what all other defenses' images do to ``target``."""
-    return [t.curve for t in matrix if t.target == target and t.source != target]
+    return [t for t in matrix if t.target == target and t.source != target]
 
 
 def substitute_for(spec: RunSpec) -> DefenseSpec | None:
@@ -135,7 +132,7 @@ def undefended_first(names: Sequence[str]) -> list[str]:
 
 
 def _crafted(
-    source: Party,
+    source: AttackedModel,
     data: ImageDataset,
     norm: str,
     eps: float,
@@ -160,9 +157,11 @@ def _crafted(
         yield from batches.each(part, craft, rng=rng)
 
 
-def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int]) -> Tensor:
-    clean = party.clean or CleanPredictions(party.defense)
-    with seeded(seed_at(party.name, 0.0), data.device, party.defense):
+def _clean(
+    model: AttackedModel, data: ImageDataset, seed_at: Callable[[str, float], int]
+) -> Tensor:
+    clean = model.clean or CleanPredictions(model.defense)
+    with seeded(seed_at(model.name, 0.0), data.device, model.defense):
         return clean.of(data)
 
 
@@ -170,21 +169,21 @@ def _clean(party: Party, data: ImageDataset, seed_at: Callable[[str, float], int
 class _Row:
     """One target's scores of one source's images, filled batch by batch; on the CPU."""
 
-    party: Party
+    model: AttackedModel
     clean: Tensor
     pred: Tensor
     distance: Tensor
     seconds: float = 0.0
 
     @classmethod
-    def empty(cls, party: Party, threat: ThreatModel, clean: Tensor) -> "_Row":
+    def empty(cls, model: AttackedModel, threat: ThreatModel, clean: Tensor) -> "_Row":
         shape = (len(threat.eps), len(clean))
-        return cls(party, clean, clean.expand(shape).clone(), torch.zeros(shape).double())
+        return cls(model, clean, clean.expand(shape).clone(), torch.zeros(shape).double())
 
     def score(self, level: int, rows: Tensor, found: Perturbed, n_classes: int) -> None:
         start = time.perf_counter()
         at = rows.cpu()
-        self.pred[level, at] = labels(self.party.defense, found.x_adv, n_classes)
+        self.pred[level, at] = labels(self.model.defense, found.x_adv, n_classes)
         self.distance[level, at] = found.distance
         self.seconds += time.perf_counter() - start
 
@@ -196,4 +195,4 @@ class _Row:
         far = torch.where(wrong, 0.0, self.distance)
         curve = Curve(f"from {source}", LIBRARY, threat.norm, threat.eps, success, far)
         pred = torch.where(wrong, self.clean, self.pred)
-        return Transfer(source, self.party.name, curve, self.clean, pred, self.seconds)
+        return Transfer(source, self.model.name, curve, self.clean, pred, self.seconds)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from benchmark.attacks.loader import attack_family, load_attack
-from benchmark.audit.basic import Target, audit_defense, audit_failed, audit_rest, unaudited
+from benchmark.audit.basic import audit_defense, audit_failed, audit_rest, unaudited
+from benchmark.audit.run_results import Target
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.load import load_images, load_present, say_classes, say_repeats

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attacks.norms import random_start
-from benchmark.audit.case import Subject
+from benchmark.attacks.view import MissingGradientError
+from benchmark.audit.case import Case
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.datasets import DIGITS, DatasetInfo, ImageDataset
@@ -98,17 +99,17 @@ def make_bench(n_test: int, data_dir: Path | None = None) -> Bench:
     return Bench(train_bare(train, seed=0), train_bare(train, seed=1), train, test)
 
 
-def subject_of(defense: Defense, bench: Bench, **options) -> Subject:
+def case_of(defense: Defense, bench: Bench, **options) -> Case:
     """The audit's view of a planted defense."""
     x, y = bench.test.x(), bench.test.labels
     spec = AttackSpec("audit", ThreatModel("linf", (0.1,)), len(x))
     try:
         inside = inside_for(defense, spec, bench.test)
-    except RuntimeError:  # no gradient at all
+    except MissingGradientError:
         inside = 0.0
     with seeded(0):
         correct = defense.predict(x) == y
-    return Subject(
+    return Case(
         defense,
         bench.test.info.name,
         0,

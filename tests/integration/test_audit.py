@@ -13,10 +13,11 @@ from toys import Linear
 
 from benchmark import cli
 from benchmark.audit import basic
-from benchmark.audit.basic import Target, curves_of, norms_of, passes_of, unaudited
+from benchmark.audit.basic import unaudited
 from benchmark.audit.case import Finding
 from benchmark.audit.checks import checks_of
 from benchmark.audit.registration import Check
+from benchmark.audit.run_results import Target, curves_of, norms_of, passes_of
 from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.audit.verdict import judge
 from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
@@ -194,11 +195,11 @@ def test_checks_that_were_answered_are_not_asked_again(audited, tmp_path, monkey
     spec, asked = small(), []
     ask = Check.run
 
-    def some(self, subject):
+    def some(self, case):
         asked.append(self.name)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return ask(self, subject)
+        return ask(self, case)
 
     monkeypatch.setattr(Check, "run", some)
     with pytest.raises(KeyboardInterrupt):
@@ -212,7 +213,7 @@ def test_checks_that_were_answered_are_not_asked_again(audited, tmp_path, monkey
 def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, monkeypatch):
     first = checks_of("basic")[0]
 
-    def broken(subject):
+    def broken(case):
         raise ValueError("what now")
 
     monkeypatch.setattr(
@@ -226,23 +227,54 @@ def test_a_check_that_raises_is_undecided_and_fails_no_run(audited, tmp_path, mo
 
 def test_an_audit_that_fails_is_told_and_fails_no_run(audited, tmp_path, monkeypatch):
     def broken(*_):
-        raise ValueError("no subject")
+        raise ValueError("no case")
 
-    monkeypatch.setattr(basic, "subject_of", broken)
+    monkeypatch.setattr(basic, "case_of", broken)
     result = start(small(), tmp_path)
     assert result.n_failed == 0
     (row,) = read_audit(result.path).verdicts.to_dict("records")
     assert row["verdict"] == "undecided"
-    assert "no subject" in row["reasons"]
+    assert "no case" in row["reasons"]
     assert start(small(), tmp_path).was_complete
 
 
 def test_an_alarm_makes_the_verdict(audited, tmp_path, monkeypatch):
     alarm = Finding("zero-gradient", "alarm", 1.0, 0.5, "all of 20 images", "no gradient")
-    check = Check("zero-gradient", "basic", (), lambda subject: alarm)
+    check = Check("zero-gradient", "basic", (), lambda case: alarm)
     monkeypatch.setattr(basic, "checks_of", lambda level: [check])
     (row,) = read_audit(start(small(), tmp_path).path).verdicts.to_dict("records")
     assert (row["verdict"], row["reasons"].startswith("no gradient")) == ("gradient masking", True)
+
+
+def test_memory_that_runs_out_leaves_the_verdict_undecided(audited, tmp_path, monkeypatch):
+    """The checks that were answered are kept; the one that was not is asked again later."""
+    ask, spec = Check.run, small()
+
+    def exhausted(self, case):
+        if self.name == "zero-gradient":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return ask(self, case)
+
+    monkeypatch.setattr(Check, "run", exhausted)
+    result = start(spec, tmp_path)
+    assert result.n_failed == 0
+    found = read_audit(result.path)
+    (row,) = found.verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "memory ran out (CUDA out of memory" in row["reasons"]
+    names = [check.name for check in checks_of("basic")]
+    assert found.findings["check"].tolist() == names[: names.index("zero-gradient")]
+    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    (row,) = read_audit(result.path).verdicts.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert "memory ran out" in row["reasons"]
+    monkeypatch.setattr("benchmark.audit.full.FACTOR", 0.1)
+    monkeypatch.setattr("benchmark.audit.full.LEVELS", 1)
+    monkeypatch.setattr(Check, "run", ask)
+    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    found = read_audit(result.path)
+    assert "memory" not in found.verdicts["reasons"].item()
+    assert set(found.findings["check"]) == {check.name for check in checks_of("full")}
 
 
 def test_curves_are_the_runs_own_image_by_image(tmp_path):

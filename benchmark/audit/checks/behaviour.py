@@ -20,17 +20,19 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from benchmark.attacks.norms import random_start
 from benchmark.attacks.view import attack_view
-from benchmark.audit.case import Finding, Subject, alarm_if
+from benchmark.audit.budgets import budget
+from benchmark.audit.case import Case, Finding, alarm_if, undecided
 from benchmark.audit.hidden_state import State
 from benchmark.audit.measurements import (
     REPEATS,
     SAME,
+    TWICE,
     apart,
-    budget,
     images,
     is_random,
     logits,
     repeats,
+    same,
     seed_for,
 )
 from benchmark.audit.registration import check
@@ -43,17 +45,17 @@ DISAGREE_BY_CHANCE = 0.5
 PASSES = 10
 
 QUESTIONS = 32
-"""So many times more a defense is asked whose Python objects change."""
+"""Times that a defense whose Python objects change is asked once more."""
 
 
 # --- the form of the outputs ---------------------------------------------------------------------
 
 
-@check("probability-outputs", level="basic", role="invalid")
-def probability_outputs(subject: Subject) -> Finding:
+@check("probability-outputs", level="basic", role="invalid", remedies=["logarithms"])
+def probability_outputs(case: Case) -> Finding:
     """Tell whether the outputs are probabilities, or one-hot, where logits are asked for."""
     name = "probability-outputs"
-    outputs = logits(subject, images(subject)).double()
+    outputs = logits(case, images(case)).double()
     off = torch.maximum((outputs.sum(1) - 1).abs(), (-outputs).amax(1))
     share, n = float((off < ONE).double().mean()), len(outputs)
     hot = float(((outputs - outputs.round()).abs().amax(1) < ONE).double().mean())
@@ -63,17 +65,17 @@ def probability_outputs(subject: Subject) -> Finding:
     if share == 1 and hot > DISTINCT:
         evidence += f", {hot:.0%} of them one-hot"
         reason = "outputs are one-hot"
-    if share == 1 and subject.defense.answer_form.kind == "probabilities":
+    if share == 1 and case.defense.answer_form.kind == "probabilities":
         evidence += "; the attacks follow their logarithm"
         return Finding(name, "note", share, 1.0, evidence, reason, details=details)
     return alarm_if(share == 1, name, share, 1.0, evidence, reason, details=details)
 
 
 @check("quantised-outputs", level="basic")
-def quantised_outputs(subject: Subject) -> Finding:
+def quantised_outputs(case: Case) -> Finding:
     """Tell whether the outputs take few values only, so that small steps change nothing."""
     name = "quantised-outputs"
-    outputs = logits(subject, images(subject))
+    outputs = logits(case, images(case))
     values = len(set(outputs.flatten().tolist()))
     share = values / outputs.numel()
     evidence = (
@@ -86,11 +88,17 @@ def quantised_outputs(subject: Subject) -> Finding:
 # --- one image, one answer -----------------------------------------------------------------------
 
 
-@check("randomness", level="basic", role="invalid", doubts_gradient=False)
-def randomness(subject: Subject) -> Finding:
+@check(
+    "randomness",
+    level="basic",
+    role="invalid",
+    doubts_gradient=False,
+    remedies=["fresh draws"],
+)
+def randomness(case: Case) -> Finding:
     """Tell whether the same images get other logits when they are asked for again."""
     name = "randomness"
-    answers = subject.once(repeats)
+    answers = case.once(repeats)
     far = float(torch.stack([apart(answers[0], other) for other in answers[1:]]).max())
     labels = answers.argmax(2)
     flipped = float((labels != labels[0]).any(0).double().mean())
@@ -98,62 +106,62 @@ def randomness(subject: Subject) -> Finding:
     details = {"labels_changed": flipped}
     evidence = (
         f"{REPEATS} forwards of {n} images differ by {far:.2g} of the logits' length at most and"
-        f" turn {flipped:.0%} of the labels; the same up to {SAME:g}"
+        f" change {flipped:.0%} of the labels; the same up to {SAME:g}"
     )
     if far <= SAME:
         return Finding(name, "pass", far, SAME, evidence, details=details)
-    if not subject.defense.stochastic:
+    if not case.defense.stochastic:
         evidence += "; the defense says that it is deterministic"
         return Finding(name, "alarm", far, SAME, evidence, "undeclared randomness", details=details)
-    evidence += f"; the attacks averaged over {subject.eot} draws"
-    reason = "random, attacked with EOT" if subject.eot > 1 else "random, attacked without EOT"
+    evidence += f"; the attacks averaged over {case.eot} draws"
+    reason = "random, attacked with EOT" if case.eot > 1 else "random, attacked without EOT"
     return Finding(name, "note", far, SAME, evidence, reason, details=details)
 
 
-@check("batch-dependence", level="basic", role="invalid", doubts_gradient=False)
-def batch_dependence(subject: Subject) -> Finding:
-    """Tell whether an image's logits hang on the other images of its batch."""
+@check(
+    "batch-dependence",
+    level="basic",
+    role="invalid",
+    doubts_gradient=False,
+    remedies=["whole batches"],
+)
+def batch_dependence(case: Case) -> Finding:
+    """Tell whether an image's logits depend on the other images of its batch."""
     name = "batch-dependence"
-    x = images(subject)
+    x = images(case)
     half = len(x) // 2
     if half == 0:
-        return Finding(name, "undecided", torch.nan, SAME, "one image has no others beside it")
-    seed = seed_for(subject, name)
-    own = logits(subject, x, seed)[:half]
-    if bool((apart(own, logits(subject, x, seed)[:half]) > SAME).any()):
-        evidence = (
-            "under one seed the defense answers twice differently: what its mates do is hidden"
-        )
-        return Finding(name, "undecided", torch.nan, SAME, evidence)
+        return undecided(name, "one image has no others beside it", SAME)
+    seed = seed_for(case, name)
+    own = logits(case, x, seed)[:half]
+    if not same(own, logits(case, x, seed)[:half]):
+        return undecided(name, f"{TWICE}: what the rest of its batch does is hidden", SAME)
     mates = [torch.zeros_like(x[half:]), 1 - x[half:], x[:1].expand_as(x[half:])]
-    answers = [logits(subject, torch.cat([x[:half], other]), seed)[:half] for other in mates]
+    answers = [logits(case, torch.cat([x[:half], other]), seed)[:half] for other in mates]
     far = float(torch.stack([apart(own, answer) for answer in answers]).max())
     what = "other images beside them"
-    if not is_random(subject):  # alone it draws other noise
+    if not is_random(case):  # alone it draws other noise
         few = min(half, 4)
-        alone = torch.cat([logits(subject, x[i : i + 1]) for i in range(few)])
+        alone = torch.cat([logits(case, x[i : i + 1]) for i in range(few)])
         far = max(far, float(apart(own[:few], alone).max()))
         what += ", or alone,"
     evidence = (
         f"the logits of {half} images with {what} differ by {far:.2g} of their length at most; the"
         f" same up to {SAME:g}"
     )
-    return alarm_if(far > SAME, name, far, SAME, evidence, "answers hang on the batch")
+    return alarm_if(far > SAME, name, far, SAME, evidence, "answers depend on the batch")
 
 
 @check("gradient-mode", level="basic")
-def gradient_mode(subject: Subject) -> Finding:
+def gradient_mode(case: Case) -> Finding:
     """Tell whether the logits differ when someone is about to differentiate them."""
     name = "gradient-mode"
-    x, seed = images(subject), seed_for(subject, "gradient-mode")
-    plain = logits(subject, x, seed)
-    if bool((apart(plain, logits(subject, x, seed)) > SAME).any()):
-        evidence = (
-            "under one seed the defense answers twice differently: no other change can be told"
-        )
-        return Finding(name, "undecided", torch.nan, SAME, evidence)
-    with attack_view(subject.defense, len(x)), seeded(seed, x.device), torch.enable_grad():
-        watched = subject.defense(x.detach().clone().requires_grad_()).detach()
+    x, seed = images(case), seed_for(case, "gradient-mode")
+    plain = logits(case, x, seed)
+    if not same(plain, logits(case, x, seed)):
+        return undecided(name, f"{TWICE}: no other change can be told", SAME)
+    with attack_view(case.defense, len(x)), seeded(seed, x.device), torch.enable_grad():
+        watched = case.defense(x.detach().clone().requires_grad_()).detach()
     far = float(apart(plain, watched).max())
     evidence = (
         f"the logits of {len(x)} images with and without a gradient differ by {far:.2g} of their"
@@ -163,15 +171,15 @@ def gradient_mode(subject: Subject) -> Finding:
 
 
 @check("two-answers", level="basic", role="invalid")
-def two_answers(subject: Subject) -> Finding:
+def two_answers(case: Case) -> Finding:
     """Tell how often predict, which judges, and forward, which is attacked, name two labels."""
     name = "two-answers"
-    x = images(subject)
-    at = subject.once(budget)
-    rng = generator(seed_for(subject, name), x.device)
+    x = images(case)
+    at = case.once(budget)
+    rng = generator(seed_for(case, name), x.device)
     x = torch.cat([x, random_start(x, at.eps, at.norm, rng)])
-    share = float((subject.defense.predict(x) != logits(subject, x).argmax(1)).double().mean())
-    most = DISAGREE_BY_CHANCE if is_random(subject) else DISAGREE
+    share = float((case.defense.predict(x) != logits(case, x).argmax(1)).double().mean())
+    most = DISAGREE_BY_CHANCE if is_random(case) else DISAGREE
     evidence = (
         f"predict and forward name different labels for {share:.0%} of {len(x)} images, half of"
         f" them noisy; trusted up to {most:.0%}"
@@ -184,16 +192,22 @@ def two_answers(subject: Subject) -> Finding:
 # --- what a question leaves behind ---------------------------------------------------------------
 
 
-@check("state-changes", level="basic", role="invalid", doubts_gradient=False)
-def state_changes(subject: Subject) -> Finding:
+@check(
+    "state-changes",
+    level="basic",
+    role="invalid",
+    doubts_gradient=False,
+    remedies=["fresh state"],
+)
+def state_changes(case: Case) -> Finding:
     """Tell whether asking changes weights, buffers or modes, or other state and the answers."""
-    name, defense, x = "state-changes", subject.defense, images(subject, 8)
+    name, defense, x = "state-changes", case.defense, images(case, 8)
     with attack_view(defense, len(x)):
         state = State(defense)
         try:
             _ask(defense, x)
             changed, other = state.changed()
-            moved = _moved(subject, state, x) if other and not changed else 0.0
+            moved = _moved(case, state, x) if other and not changed else 0.0
         finally:
             state.restore()
     n = len(changed) + len(other)
@@ -214,21 +228,21 @@ def state_changes(subject: Subject) -> Finding:
     return Finding(name, "note", float(n), 0.0, evidence, "keeps count of questions")
 
 
-def _moved(subject: Subject, state: State, x: Tensor) -> float:
+def _moved(case: Case, state: State, x: Tensor) -> float:
     """Return how far the logits are from the first ones after :data:`QUESTIONS` questions.
 
-    0 where noise that no seed stills would hide it: that is the check randomness's.
+    0 where noise that no seed repeats would hide it: that is for the check randomness.
     """
-    seed = seed_for(subject, "state-changes")
+    seed = seed_for(case, "state-changes")
     answers = []
     for _ in range(2):
         state.restore()
-        answers.append(logits(subject, x, seed))
-    if bool((apart(*answers) > SAME).any()):
+        answers.append(logits(case, x, seed))
+    if not same(*answers):
         return 0.0
     far = []
     for question in range(QUESTIONS):
-        answer = logits(subject, x if question % 8 == 7 else x[:1], seed)
+        answer = logits(case, x if question % 8 == 7 else x[:1], seed)
         far.append(apart(answers[0][: len(answer)], answer).max())
     return float(torch.stack(far).max())
 
@@ -243,14 +257,14 @@ def _ask(defense: nn.Module, x: Tensor) -> None:
 
 
 @check("inference-search", level="basic")
-def inference_search(subject: Subject) -> Finding:
+def inference_search(case: Case) -> Finding:
     """Tell whether answering takes gradients, or many passes through the same layers."""
-    name, x = "inference-search", images(subject, 2)
+    name, x = "inference-search", images(case, 2)
     with _watched() as seen, torch.no_grad():
-        subject.defense.predict(x)
+        case.defense.predict(x)
         backwards = seen.backwards
         seen.calls.clear()
-        subject.defense(x)
+        case.defense(x)
         most = max(seen.calls.values(), default=0)
         backwards = max(backwards, seen.backwards - backwards)
     details = {"backwards": float(backwards), "passes": float(most)}
@@ -258,8 +272,8 @@ def inference_search(subject: Subject) -> Finding:
         f"an answer takes {backwards} backward passes and up to {most} passes through one layer"
         f" (n={len(x)})"
     )
-    if backwards and subject.bpda:
-        evidence += "; the run's attacks took a stand-in's gradient (BPDA)"
+    if backwards and case.bpda:
+        evidence += "; the run's attacks took a surrogate's gradient (BPDA)"
         reason = "optimises at inference"
         return Finding(name, "note", float(backwards), 0.0, evidence, reason, details=details)
     if backwards:

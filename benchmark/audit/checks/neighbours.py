@@ -13,8 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.attacks.norms import random_start
-from benchmark.audit.case import Finding, Subject, alarm_if
-from benchmark.audit.measurements import SAME, apart, asked, is_random, logits, seed_for
+from benchmark.audit.case import Case, Finding, alarm_if, undecided
+from benchmark.audit.measurements import (
+    TWICE,
+    apart,
+    asked,
+    is_random,
+    logits,
+    same,
+    seed_for,
+)
 from benchmark.audit.registration import check
 from benchmark.seeding import generator
 from benchmark.stats import mcnemar
@@ -34,32 +42,32 @@ AT_ONCE = 4096
 
 
 def _neighbours(
-    name: str, subject: Subject, moved: Callable[[Tensor], list[Tensor]], trusted: float, how: str
+    name: str, case: Case, moved: Callable[[Tensor], list[Tensor]], trusted: float, how: str
 ) -> Finding:
     """Tell whether of the images that were right enough stay so when they are moved.
 
     A random defense may be wrong of the very same image when it is asked again: there the share is
     of those that were right then, and a drop has to be more than chance.
     """
-    x, y = asked(subject)
-    right = torch.stack([subject.defense.predict(image) == y for image in moved(x)])
+    x, y = asked(case)
+    right = torch.stack([case.defense.predict(image) == y for image in moved(x)])
     again = torch.ones_like(right)
-    if is_random(subject):
-        again = torch.stack([subject.defense.predict(x) == y for _ in right])
+    if is_random(case):
+        again = torch.stack([case.defense.predict(x) == y for _ in right])
     share = float(right.double().sum() / again.double().sum().clamp_min(1))
     chance = float(mcnemar(int((right & ~again).sum()), int((again & ~right).sum())))
     evidence = f"{how} {share:.0%} of {len(x)} images stay right; trusted from {trusted:.0%}"
     if not again.all():
         evidence += f", or if it may be chance; unmoved {float(again.double().mean()):.0%} do"
-    fell = share < trusted and (bool(again.all()) or chance < LEVEL)
-    return alarm_if(fell, name, share, trusted, evidence, "holds only at the stored images")
+    dropped = share < trusted and (bool(again.all()) or chance < LEVEL)
+    return alarm_if(dropped, name, share, trusted, evidence, "holds only at the stored images")
 
 
-@check("shifted-images", level="basic", needs=["standing"], role="invalid")
-def shifted_images(subject: Subject) -> Finding:
+@check("shifted-images", level="basic", needs=["correct"], role="invalid")
+def shifted_images(case: Case) -> Finding:
     """Tell whether images shifted by one pixel are still recognised."""
     how = "shifted by one pixel in four directions"
-    return _neighbours("shifted-images", subject, _shifts, SHIFTED, how)
+    return _neighbours("shifted-images", case, _shifts, SHIFTED, how)
 
 
 def _shifts(x: Tensor) -> list[Tensor]:
@@ -68,32 +76,31 @@ def _shifts(x: Tensor) -> list[Tensor]:
     return [padded[:, :, i : i + h, j : j + w] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]
 
 
-@check("noisy-images", level="basic", needs=["standing"], role="invalid")
-def noisy_images(subject: Subject) -> Finding:
+@check("noisy-images", level="basic", needs=["correct"], role="invalid")
+def noisy_images(case: Case) -> Finding:
     """Tell whether images with noise of two grey levels are still recognised."""
     name = "noisy-images"
-    rng = generator(seed_for(subject, name), subject.device)
+    rng = generator(seed_for(case, name), case.device)
 
     def noisy(x: Tensor) -> list[Tensor]:
         drawn = [random_start(x, NOISE, "linf", rng) for _ in range(2)]
         return [drawn[0], (drawn[1] * 255).round() / 255]
 
     how = "with noise of up to two grey levels, rounded and not,"
-    return _neighbours(name, subject, noisy, NOISY, how)
+    return _neighbours(name, case, noisy, NOISY, how)
 
 
-@check("logit-jumps", level="basic", needs=["standing"])
-def logit_jumps(subject: Subject) -> Finding:
+@check("logit-jumps", level="basic", needs=["correct"])
+def logit_jumps(case: Case) -> Finding:
     """Tell how often logits jump a hair's breadth beside the stored image."""
     name = "logit-jumps"
-    x, _ = asked(subject)
-    seed = seed_for(subject, name)
+    x, _ = asked(case)
+    seed = seed_for(case, name)
     beside = random_start(x, HAIR, "linf", generator(seed, x.device))
-    at = logits(subject, x, seed)
-    if bool((apart(at, logits(subject, x, seed)) > SAME).any()):
-        evidence = "under one seed the defense answers twice differently: jumps are noise"
-        return Finding(name, "undecided", torch.nan, JUMPING, evidence)
-    far = apart(at, logits(subject, beside, seed))
+    at = logits(case, x, seed)
+    if not same(at, logits(case, x, seed)):
+        return undecided(name, f"{TWICE}: jumps are noise", JUMPING)
+    far = apart(at, logits(case, beside, seed))
     share = float((far > JUMP).double().mean())
     evidence = (
         f"noise of {HAIR:g} changes the logits of {share:.0%} of {len(x)} images by more than"
@@ -105,12 +112,12 @@ def logit_jumps(subject: Subject) -> Finding:
 
 
 @check("train-test-overlap", level="basic", role="invalid", doubts_gradient=False)
-def train_test_overlap(subject: Subject) -> Finding:
+def train_test_overlap(case: Case) -> Finding:
     """Tell how many test images are among the training images, up to a grey level."""
-    name, known = "train-test-overlap", subject.train_images
+    name, known = "train-test-overlap", case.train_images
     if len(known) == 0:
-        return Finding(name, "undecided", torch.nan, OVERLAP, "there are no training images to see")
-    x = (subject.x * 255).round().to(torch.uint8)
+        return undecided(name, "there are no training images to see", OVERLAP)
+    x = (case.x * 255).round().to(torch.uint8)
     seen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for part in torch.split(known, AT_ONCE):
         # A lattice of pixels rules nearly all pairs out.

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from descents import descend, levels
-from maskings import PURIFIERS, between, make_bench, subject_of
+from maskings import PURIFIERS, between, case_of, make_bench
 
 from benchmark.attacks import precision
 from benchmark.attacks.pgd import PGD
 from benchmark.attacks.view import attack_view
 from benchmark.audit.case import Curve
-from benchmark.audit.checks.outcomes import rises_with_eps
+from benchmark.audit.checks.other_budgets import rises_with_eps
 from benchmark.seeding import generator
 
 N = 24
@@ -74,7 +74,7 @@ def test_the_walk_costs_an_honest_model_little(bench, monkeypatch):
 def asked(defense, bench):
     fallen = torch.zeros(1, N, dtype=torch.bool)
     curves = [Curve("pgd", "inhouse", "linf", (GRID[-1],), fallen, fallen.double())]
-    return rises_with_eps(subject_of(defense, bench, curves=curves))
+    return rises_with_eps(case_of(defense, bench, curves=curves))
 
 
 def test_an_accuracy_that_rises_with_eps_is_an_alarm(bench):

@@ -12,15 +12,17 @@ import maskings
 import numpy as np
 import pytest
 import torch
-from maskings import PLANTED, Around, Bench, doubled, subject_of, train_bare
+from check_table import README, with_table
+from maskings import PLANTED, Around, Bench, case_of, doubled, train_bare
 from paths import ROOT
 from torch import Tensor
 from toys import Function, pixels
 
 from benchmark.attacks.pgd import PGD
-from benchmark.audit.case import Curve, Finding, Subject
+from benchmark.audit.budgets import budget, worst_case
+from benchmark.audit.case import Case, Curve, Finding
 from benchmark.audit.checks import CHECKS, checks_of, examine
-from benchmark.audit.measurements import budget, gradients, worst_case
+from benchmark.audit.gradient_measurements import gradients
 from benchmark.audit.registration import REGISTERED, Check, check
 from benchmark.audit.surrogates import Restored
 from benchmark.config.spec import AttackSpec
@@ -46,32 +48,32 @@ def bench() -> Bench:
 
 
 @pytest.fixture(scope="module")
-def honest(bench) -> Subject:
+def honest(bench) -> Case:
     """The bare model with a sweep that found what there is to find."""
     spec = AttackSpec("pgd", ThreatModel("linf", EPS), N)
     found = sweep(bench.bare, PGD(), spec, bench.test, seed_at=lambda eps: 0, progress=Progress())
     success, distance = zip(*((cell.success, cell.distance) for cell in found), strict=True)
     curve = Curve("pgd", "inhouse", "linf", EPS, torch.stack(success), torch.stack(distance))
-    return subject_of(bench.bare, bench, curves=[curve])
+    return case_of(bench.bare, bench, curves=[curve])
 
 
-def nothing_fell(subject: Subject, eps=EPS, norm="linf", attack="pgd", library="inhouse") -> Curve:
+def nothing_fell(case: Case, eps=EPS, norm="linf", attack="pgd", library="inhouse") -> Curve:
     """The sweep of an attack that found nothing."""
-    success = (~subject.correct).repeat(len(eps), 1)
+    success = (~case.correct).repeat(len(eps), 1)
     return Curve(attack, library, norm, eps, success, torch.zeros(success.shape))
 
 
-def unbroken(subject: Subject, eps=EPS) -> Subject:
-    return replace(subject, curves=[nothing_fell(subject, eps)])
+def unbroken(case: Case, eps=EPS) -> Case:
+    return replace(case, curves=[nothing_fell(case, eps)])
 
 
-def few(subject: Subject, n: int) -> Subject:
-    return replace(subject, x=subject.x[:n], y=subject.y[:n], correct=subject.correct[:n])
+def few(case: Case, n: int) -> Case:
+    return replace(case, x=case.x[:n], y=case.y[:n], correct=case.correct[:n])
 
 
-def answer(name: str, subject: Subject) -> Finding:
+def answer(name: str, case: Case) -> Finding:
     """The check's worst answer."""
-    found = CHECKS[name].run(subject)
+    found = CHECKS[name].run(case)
     order = ("alarm", "undecided", "note", "pass")
     return min(found, key=lambda finding: order.index(finding.answer))
 
@@ -141,44 +143,44 @@ class Voting(Around):
         return torch.stack([self.bare(x) for _ in range(12)]).mean(0)
 
 
-def banded() -> Subject:
+def banded() -> Case:
     """Wrong in a narrow band only, through which the loss leads."""
     rises = Function(lambda x: torch.stack([torch.zeros(len(x)), _band(x.flatten())], 1))
     x, y = pixels(*[0.1 + 0.01 * i for i in range(16)]), torch.zeros(16, dtype=torch.int64)
     right = torch.ones(16, dtype=torch.bool)
-    return Subject(rises, "toy", 0, x, y, right, x.byte())
+    return Case(rises, "toy", 0, x, y, right, x.byte())
 
 
 def _band(x: Tensor) -> Tensor:
     return torch.where((x > 0.5) & (x < 0.56), x, x - 1)
 
 
-Build = Callable[[Bench], Subject]
+Build = Callable[[Bench], Case]
 
 
 def of(cls: type[Around]) -> Build:
-    return lambda bench: subject_of(cls(bench.bare), bench)
+    return lambda bench: case_of(cls(bench.bare), bench)
 
 
-def looked_up(bench: Bench) -> Subject:
-    return subject_of(Lookup(bench.bare, bench.test.x()), bench)
+def looked_up(bench: Bench) -> Case:
+    return case_of(Lookup(bench.bare, bench.test.x()), bench)
 
 
-def known_images(bench: Bench) -> Subject:
-    subject = subject_of(bench.bare, bench)
-    return replace(subject, train_images=torch.cat([bench.train.images, bench.test.images]))
+def known_images(bench: Bench) -> Case:
+    case = case_of(bench.bare, bench)
+    return replace(case, train_images=torch.cat([bench.train.images, bench.test.images]))
 
 
-def lost(bench: Bench) -> Subject:
-    subject = banded()
-    return replace(subject, curves=[nothing_fell(subject, (0.0, 0.6), library="art")])
+def lost(bench: Bench) -> Case:
+    case = banded()
+    return replace(case, curves=[nothing_fell(case, (0.0, 0.6), library="art")])
 
 
-def purified(bench: Bench) -> Subject:
+def purified(bench: Bench) -> Case:
     """Broken in small balls; what comes from larger ones looks noisy and is purified."""
     defense = maskings.NoisyPurifier(bench.bare, 0.0)
     maskings.between(defense, bench.test.x(), 0.33)
-    return unbroken(subject_of(defense, bench), (0.0, 0.4))
+    return unbroken(case_of(defense, bench), (0.0, 0.4))
 
 
 FAULTS: dict[str, list[tuple[Build, str]]] = {
@@ -188,7 +190,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     ],
     "quantised-outputs": [(of(maskings.RoundedLogits), "outputs are quantised")],
     "randomness": [(of(maskings.Jitter), "undeclared randomness")],
-    "batch-dependence": [(of(maskings.BatchStatistics), "answers hang on the batch")],
+    "batch-dependence": [(of(maskings.BatchStatistics), "answers depend on the batch")],
     "gradient-mode": [(of(maskings.Watchful), "answers otherwise when differentiated")],
     "two-answers": [(of(maskings.TwoFaced), "attacked function is not the judged")],
     "state-changes": [
@@ -201,7 +203,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
         (of(maskings.Detached), "no gradient"),
         (of(maskings.NoGrad), "no gradient"),
     ],
-    "nan-gradient": [(of(maskings.NotANumber), "gradient is no number")],
+    "nan-gradient": [(of(maskings.NotANumber), "gradient NaN or infinite")],
     "zero-gradient": [
         (of(maskings.BitDepth), "zero gradient"),
         (of(maskings.Vanishing), "zero gradient"),
@@ -232,9 +234,7 @@ FAULTS: dict[str, list[tuple[Build, str]]] = {
     "random-noise": [
         (lambda bench: unbroken(of(maskings.WrongSign)(bench)), "random noise beats the attack")
     ],
-    "longer-attack": [
-        (lambda bench: unbroken(subject_of(bench.bare, bench)), "attack not converged")
-    ],
+    "longer-attack": [(lambda bench: unbroken(case_of(bench.bare, bench)), "attack not converged")],
     "black-box": [
         (
             lambda bench: few(unbroken(of(maskings.WrongSign)(bench), (0.0, 0.2)), 8),
@@ -290,7 +290,7 @@ def test_of_a_stochastic_defense_the_lowest_single_attack_counts(bench):
         far = torch.where(success, 0.1, 9.0).double()
         curves.append(Curve(f"a{i}", "inhouse", "linf", (0.1,), success, far))
     for defense, expected in ((bench.bare, 8), (Declared(bench.bare), 5)):
-        found = worst_case(subject_of(defense, bench, curves=curves))
+        found = worst_case(case_of(defense, bench, curves=curves))
         assert int(found.success.sum()) == expected
 
 
@@ -301,7 +301,7 @@ class Declared(maskings.Jitter):
     stochastic = True
 
 
-class WithStandIn(maskings.Detached):
+class WithSurrogate(maskings.Detached):
     """No gradient of its own, and says so."""
 
     differentiable = False
@@ -310,7 +310,7 @@ class WithStandIn(maskings.Detached):
         return self.bare(x)
 
 
-class PurifiedWithStandIn(maskings.Purified):
+class PurifiedWithSurrogate(maskings.Purified):
     differentiable = False
 
     def surrogate(self, x: Tensor) -> Tensor:
@@ -385,10 +385,10 @@ class Counting(Around):
 def test_probabilities_are_a_note_where_the_attacks_follow_their_logarithm(bench):
     by_name = {planted.name: planted.build for planted in PLANTED}
     soft, hard = by_name["Probabilities"](bench), by_name["OneHot"](bench)
-    assert answer("probability-outputs", subject_of(soft, bench)).answer == "alarm"
+    assert answer("probability-outputs", case_of(soft, bench)).answer == "alarm"
     for defense, expected in ((soft, "note"), (hard, "alarm")):
         check_answers(defense, bench.test, 0)
-        found = answer("probability-outputs", subject_of(defense, bench))
+        found = answer("probability-outputs", case_of(defense, bench))
         assert found.answer == expected, found.evidence
 
 
@@ -401,7 +401,7 @@ MEMORIES = (
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_state_in_python_objects_is_state(bench, memory):
     defense, x = Counting(bench.bare, memory, told=True), bench.test.x()[:2]
-    found = answer("state-changes", subject_of(defense, bench))
+    found = answer("state-changes", case_of(defense, bench))
     assert (found.answer, found.reason) == ("alarm", "changes when asked")
     restored = Restored(defense)
     first = restored(x)
@@ -412,29 +412,29 @@ def test_state_in_python_objects_is_state(bench, memory):
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_count_that_no_answer_depends_on_is_a_note(bench, memory):
-    found = answer("state-changes", subject_of(Counting(bench.bare, memory, told=False), bench))
+    found = answer("state-changes", case_of(Counting(bench.bare, memory, told=False), bench))
     assert (found.answer, found.reason) == ("note", "keeps count of questions")
 
 
 def test_what_a_question_changed_is_put_back(bench):
     defense = Counting(bench.bare, "dict", told=True)
-    subject = subject_of(defense, bench)
+    case = case_of(defense, bench)
     before = defense.table["asked"]
-    CHECKS["state-changes"].run(subject)
+    CHECKS["state-changes"].run(case)
     assert defense.table["asked"] == before > 0
 
 
 def test_declared_randomness_is_a_note(bench):
-    found = answer("randomness", subject_of(Declared(bench.bare), bench, eot=10))
+    found = answer("randomness", case_of(Declared(bench.bare), bench, eot=10))
     assert (found.answer, found.reason) == ("note", "random, attacked with EOT")
-    found = answer("randomness", subject_of(Declared(bench.bare), bench))
+    found = answer("randomness", case_of(Declared(bench.bare), bench))
     assert (found.answer, found.reason) == ("note", "random, attacked without EOT")
 
 
 def test_noise_that_a_seed_stills_is_no_fault_of_gradients_or_batches(bench):
-    subject = subject_of(Declared(bench.bare), bench, eot=4)
+    case = case_of(Declared(bench.bare), bench, eot=4)
     names = ["batch-dependence", "gradient-mode", "gradient-size", "gradient-sign", "two-answers"]
-    assert [answer(name, subject).answer for name in names] == ["pass"] * len(names)
+    assert [answer(name, case).answer for name in names] == ["pass"] * len(names)
 
 
 def test_noise_that_no_seed_stills_leaves_differences_undecided(bench):
@@ -446,11 +446,11 @@ def test_noise_that_no_seed_stills_leaves_differences_undecided(bench):
         def before(self, x: Tensor) -> Tensor:
             return x + 0.1 * torch.randn(x.shape, generator=rng)
 
-    subject = subject_of(Own(bench.bare), bench)
+    case = case_of(Own(bench.bare), bench)
     doubted = ("gradient-mode", "gradient-size", "gradient-steps", "logit-jumps")
     for name in ("batch-dependence", *doubted):
-        assert answer(name, subject).answer == "undecided"
-    found = answer("repeatable-noise", subject)
+        assert answer(name, case).answer == "undecided"
+    found = answer("repeatable-noise", case)
     assert (found.answer, "cannot be repeated" in found.reason) == ("note", True)
 
 
@@ -465,10 +465,10 @@ def test_noise_from_a_generator_of_its_own_is_stilled_by_the_harness(bench):
         def before(self, x: Tensor) -> Tensor:
             return x + 0.1 * torch.randn(x.shape, generator=self.rng)
 
-    subject = subject_of(Own(bench.bare), bench, eot=4)
+    case = case_of(Own(bench.bare), bench, eot=4)
     names = ["batch-dependence", "gradient-mode", "gradient-size", "repeatable-noise"]
-    assert [answer(name, subject).answer for name in names] == ["pass"] * len(names)
-    assert answer("gradient-steps", subject).answer != "alarm"
+    assert [answer(name, case).answer for name in names] == ["pass"] * len(names)
+    assert answer("gradient-steps", case).answer != "alarm"
 
 
 def test_noise_that_turns_labels_is_not_taken_for_a_move(bench):
@@ -487,32 +487,30 @@ def test_noise_that_turns_labels_is_not_taken_for_a_move(bench):
             return logits + 1e-3 * torch.randn(logits.shape)
 
     for name in ("shifted-images", "noisy-images"):
-        found = answer(name, subject_of(Careless(bench.bare), bench))
+        found = answer(name, case_of(Careless(bench.bare), bench))
         assert found.answer == "pass"
         assert "unmoved" in found.evidence
-        found = answer(name, subject_of(CarelessLookup(bench.bare, bench.test.x()), bench))
+        found = answer(name, case_of(CarelessLookup(bench.bare, bench.test.x()), bench))
         assert found.answer == "alarm"
 
 
 def test_what_bpda_has_treated_is_a_note(bench):
-    subject = subject_of(WithStandIn(bench.bare), bench, bpda=True)
-    found = answer("missing-gradient", subject)
+    case = case_of(WithSurrogate(bench.bare), bench, bpda=True)
+    found = answer("missing-gradient", case)
     assert (found.answer, found.reason) == ("note", "no gradient of its own")
-    assert answer("gradient-steps", subject).answer == "pass"
-    assert answer("gradient-size", subject).answer == "pass"
-    found = answer(
-        "inference-search", subject_of(PurifiedWithStandIn(bench.bare), bench, bpda=True)
-    )
+    assert answer("gradient-steps", case).answer == "pass"
+    assert answer("gradient-size", case).answer == "pass"
+    found = answer("inference-search", case_of(PurifiedWithSurrogate(bench.bare), bench, bpda=True))
     assert (found.answer, found.reason) == ("note", "optimises at inference")
 
 
-def test_a_stand_in_that_leads_nowhere_is_an_alarm(bench):
-    class Useless(WithStandIn):
+def test_a_surrogate_that_leads_nowhere_is_an_alarm(bench):
+    class Useless(WithSurrogate):
         def surrogate(self, x: Tensor) -> Tensor:
             return -self.bare(x)
 
-    found = answer("gradient-steps", subject_of(Useless(bench.bare), bench, bpda=True))
-    assert (found.answer, found.reason) == ("alarm", "stand-in's gradient not predictive")
+    found = answer("gradient-steps", case_of(Useless(bench.bare), bench, bpda=True))
+    assert (found.answer, found.reason) == ("alarm", "surrogate's gradient not predictive")
 
 
 def test_gradients_taken_inside_the_box_make_a_clamp_a_note(bench):
@@ -521,22 +519,22 @@ def test_gradients_taken_inside_the_box_make_a_clamp_a_note(bench):
 
 
 def test_many_passes_at_inference_are_a_note(bench):
-    found = answer("inference-search", subject_of(Voting(bench.bare), bench))
+    found = answer("inference-search", case_of(Voting(bench.bare), bench))
     assert (found.answer, found.reason) == ("note", "many passes at inference")
     assert found.details["passes"] == 12
 
 
 def test_without_a_gradient_nothing_is_compared(bench):
-    subject = subject_of(maskings.Detached(bench.bare), bench)
+    case = case_of(maskings.Detached(bench.bare), bench)
     for name in ("nan-gradient", "zero-gradient", "gradient-sign", "rising-loss", "longer-attack"):
-        found = answer(name, subject)
+        found = answer(name, case)
         assert found.answer == "undecided"
         assert "no gradient reaches the image" in found.evidence
 
 
 def test_a_best_iterate_that_is_kept_makes_a_lost_one_a_note():
-    subject = banded()
-    found = answer("lost-on-the-way", replace(subject, curves=[nothing_fell(subject, (0.0, 0.6))]))
+    case = banded()
+    found = answer("lost-on-the-way", replace(case, curves=[nothing_fell(case, (0.0, 0.6))]))
     assert found.answer == "note"
     assert found.details["unconfirmed"] == 0
 
@@ -580,7 +578,7 @@ def test_the_budget_is_where_half_of_the_images_stand(honest):
         success[row, : round(share * N)] = True
     curve = Curve("pgd", "inhouse", "linf", (0.0, 0.1, 0.2, 0.3), success, success.double())
     at = budget(replace(honest, curves=[curve], correct=torch.ones(N, dtype=torch.bool)))
-    assert (at.eps, at.attack, int(at.standing.sum())) == (0.2, "pgd", N - round(0.55 * N))
+    assert (at.eps, at.attack, int(at.robust.sum())) == (0.2, "pgd", N - round(0.55 * N))
 
 
 def test_the_budget_is_the_largest_where_nothing_fell(honest):
@@ -622,8 +620,8 @@ def test_a_defense_that_fails_under_a_question_has_not_answered(honest):
 def test_a_check_can_be_added_by_one_function(honest):
     try:
 
-        @check("always", level="full", needs=["standing"])
-        def always(subject: Subject) -> Finding:
+        @check("always", level="full", needs=["correct"])
+        def always(case: Case) -> Finding:
             """Say yes.
 
             And nothing more.
@@ -640,43 +638,50 @@ def test_a_check_can_be_added_by_one_function(honest):
 
 
 def test_checks_leave_everything_as_it_was(bench):
-    subject = subject_of(maskings.Drifting(bench.bare), bench)
-    before = {k: v.clone() for k, v in subject.defense.state_dict().items()}
+    case = case_of(maskings.Drifting(bench.bare), bench)
+    before = {k: v.clone() for k, v in case.defense.state_dict().items()}
     profile, state = sys.getprofile(), (torch.get_rng_state(), random.getstate())
     for name in ("state-changes", "inference-search"):
-        CHECKS[name].run(subject)
+        CHECKS[name].run(case)
     assert sys.getprofile() is profile
     assert torch.equal(torch.get_rng_state(), state[0])
     assert random.getstate() == state[1]
-    CHECKS["state-changes"].run(subject)
-    assert not any(module.training for module in subject.defense.modules())
-    asked = subject.defense.state_dict()["asked"]
-    CHECKS["state-changes"].run(subject)
-    assert torch.equal(subject.defense.state_dict()["asked"], asked)
-    assert set(before) == set(subject.defense.state_dict())
+    CHECKS["state-changes"].run(case)
+    assert not any(module.training for module in case.defense.modules())
+    asked = case.defense.state_dict()["asked"]
+    CHECKS["state-changes"].run(case)
+    assert torch.equal(case.defense.state_dict()["asked"], asked)
+    assert set(before) == set(case.defense.state_dict())
 
 
 def test_the_same_subject_gets_the_same_answers(bench):
     first, second = (
-        [f for name in ("gradient-directions", "random-noise") for f in CHECKS[name].run(subject)]
-        for subject in (subject_of(bench.bare, bench), subject_of(bench.bare, bench))
+        [f for name in ("gradient-directions", "random-noise") for f in CHECKS[name].run(case)]
+        for case in (case_of(bench.bare, bench), case_of(bench.bare, bench))
     )
     assert first == second
 
 
 def test_what_several_checks_look_at_is_measured_once(bench):
-    subject = subject_of(bench.bare, bench)
-    assert subject.once(gradients) is subject.once(gradients)
+    case = case_of(bench.bare, bench)
+    assert case.once(gradients) is case.once(gradients)
 
 
 # --- the pages -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["invalid", "symptom"])
+@pytest.mark.parametrize("role", get_args(Role))
 def test_the_overview_names_the_checks_of_each_role(role):
-    text = " ".join((PAGES / "README.md").read_text("utf-8").split())
-    listed = re.search(rf"- `{role}`, [^:]*: (.*?)\.", text).group(1)
-    assert set(listed.split(", ")) == {name for name, own in CHECKS.items() if own.role == role}
+    rows = re.findall(r"^\| \[(.+?)\].*$", README.read_text("utf-8"), re.MULTILINE)
+    assert rows == list(CHECKS)
+    lines = README.read_text("utf-8").splitlines()
+    listed = {line.split("]")[0][3:] for line in lines if f" | {role} | " in line}
+    assert listed == {name for name, own in CHECKS.items() if own.role == role}
+
+
+def test_the_table_of_checks_is_what_their_decorators_and_pages_say():
+    text = README.read_text("utf-8")
+    assert text == with_table(text)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
@@ -685,7 +690,7 @@ def test_every_check_has_a_page(name):
     assert page.startswith(f"# {name}\n")
     for part in ("## What it measures", "## Why it matters", "## What to do", "## Threshold"):
         assert part in page
-    assert f"level: {CHECKS[name].level}" in page
+    assert f"\n{CHECKS[name].summary} (level: {CHECKS[name].level})\n" in page
 
 
 def test_the_list_of_checks_is_complete():

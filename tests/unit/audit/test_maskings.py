@@ -49,7 +49,7 @@ def test_a_masking_is_found_and_broken(planted, bench):
     target = left_of(planted.oracle(bench), bench)
 
     def broken(verdict) -> bool:
-        left = {rung.eps: rung.headline for rung in verdict.rungs}
+        left = {one.eps: one.headline for one in verdict.comparisons}
         pairs = zip(THREAT.eps, target, strict=True)
         return all(left.get(eps, 1) <= bare + CLOSE for eps, bare in pairs if eps >= planted.eps)
 
@@ -58,7 +58,7 @@ def test_a_masking_is_found_and_broken(planted, bench):
     raised = {finding.check: finding for finding in findings if finding.answer in ("alarm", "note")}
     assert not planted.reasons or set(planted.reasons) & set(raised), sorted(raised)
     if planted.breakable:
-        assert broken(verdict), ([rung.headline for rung in verdict.rungs], target)
+        assert broken(verdict), ([one.headline for one in verdict.comparisons], target)
     broken_rules = [f for f in raised.values() if (f.answer, f.role) == ("alarm", "invalid")]
     if broken_rules:
         assert verdict.ruling == "invalid", str(verdict)

@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from benchmark import cli
 from benchmark.attacks.loader import attack_class, load_attack
-from benchmark.audit.case import Finding, Subject
+from benchmark.audit.attack_harder import StrongerResult
+from benchmark.audit.case import Case, Finding
+from benchmark.audit.comparison import Comparison
 from benchmark.audit.full import FullAudit, _Seed
 from benchmark.audit.rerun import COMMAND, command_for, setting_of, words_of
-from benchmark.audit.stronger_attacks import Effort, Struck, plan_strikes
-from benchmark.audit.verdict import Rung, Verdict
+from benchmark.audit.stronger_attacks import Effort, plan_attacks
+from benchmark.audit.verdict import Verdict
 from benchmark.config.attack_syntax import parse_named
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
@@ -27,8 +29,8 @@ OPTIONS = {"dataset": "digits", "preset": "smoke", "device": "cpu", "n_train": 1
 RUN = plan(**OPTIONS, defenses=("undefended", "rse"), attacks=("pgd",), eps=(0.0, 0.1), seeds=(3,))
 
 
-def struck(spec, *, stand_in=False):
-    return Struck(spec, "for a reason", (), stand_in=stand_in)
+def result(spec, *, on_surrogate=False):
+    return StrongerResult(spec, "for a reason", (), on_surrogate=on_surrogate)
 
 
 def attack(cls, *, norm="linf", library="inhouse", eot=1, bpda=False, **params):
@@ -63,7 +65,7 @@ def planned(command, monkeypatch):
     ids=setting_of,
 )
 def test_the_command_gives_a_run_the_same_attack(wanted, monkeypatch):
-    command = command_for(RUN, "rse", 3, struck(wanted), 0.2)
+    command = command_for(RUN, "rse", 3, result(wanted), 0.2)
     spec = planned(command, monkeypatch)
     (found,) = spec.attacks
     assert (found.type, found.library, found.eot, found.bpda) == (
@@ -83,35 +85,35 @@ def test_the_command_gives_a_run_the_same_attack(wanted, monkeypatch):
 @pytest.mark.parametrize(
     "one",
     [
-        struck(attack("pgd", steps=10), stand_in=True),
-        struck(attack("benchmark.audit.estimated_gradient:EvolutionStrategies", steps=10)),
-        struck(attack("latent-cw", norm="l2")),
+        result(attack("pgd", steps=10), on_surrogate=True),
+        result(attack("benchmark.audit.estimated_gradient:EvolutionStrategies", steps=10)),
+        result(attack("latent-cw", norm="l2")),
     ],
-    ids=["stand-in", "by module", "no class name"],
+    ids=["surrogate", "by module", "no class name"],
 )
 def test_what_no_run_can_do_has_no_command_and_its_words(one):
     assert command_for(RUN, "undefended", 3, one, 0.2) == ""
     assert one.spec.type in words_of(one)
-    assert ("on a stand-in (for a reason)" in words_of(one)) == one.stand_in
+    assert ("on a surrogate (for a reason)" in words_of(one)) == one.on_surrogate
 
 
 def test_a_member_of_a_study_is_run_with_its_study():
     defense = replace(RUN.defenses[0], name="undefended[width=2]")
     study = replace(RUN, defenses=(defense,), study="width")
-    command = command_for(study, defense.name, 3, struck(attack("pgd")), 0.1)
+    command = command_for(study, defense.name, 3, result(attack("pgd")), 0.1)
     assert "--defenses undefended --study width" in command
 
 
-def test_attacks_on_what_the_defense_does_not_call_itself_are_on_a_stand_in():
+def test_attacks_on_what_the_defense_does_not_call_itself_are_on_a_surrogate():
     defense = Function(lambda x: x.flatten(1)[:, :2])
     x = torch.rand(4, 1, 2, 2)
     y = torch.zeros(4, dtype=torch.int64)
-    subject = Subject(defense, "toy", 0, x, y, y == 0, torch.empty(0))
+    case = Case(defense, "toy", 0, x, y, y == 0, torch.empty(0))
     threat = ThreatModel("linf", (0.1,))
     random = Finding("randomness", "alarm", 1.0, 0.0, "measured", "undeclared randomness")
     for findings, expected in (((), False), ((random,), True)):
-        strikes = plan_strikes(subject, threat, findings, n=4, effort=Effort())
-        assert {strike.on_stand_in for strike in strikes} == {expected}
+        attacks = plan_attacks(case, threat, findings, n=4, effort=Effort())
+        assert {each.on_surrogate for each in attacks} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -130,16 +132,16 @@ def test_eot_and_bpda_are_given_as_what_they_are(words, message):
 
 
 def test_where_the_strongest_cannot_be_rerun_the_next_one_is_that_beat_the_run(tmp_path):
-    """80 % stand under the run's; a stand-in leaves 20, margin 50, APGD 75: too little."""
+    """80 % stand under the run's; a surrogate leaves 20, margin 50, APGD 75: too little."""
     left = {"audit-bridge": 0.2, "audit-margin": 0.5, "audit-apgd": 0.75}
     numbers = dict.fromkeys(("own", "transferred", "low", "high"), 0.0)
     counts = {"n": 100, "only_plain": 0, "only_stronger": 0}
-    at = Rung(eps=0.1, plain=0.8, stronger=0.2, headline=0.2, left=left, **numbers, **counts)
+    at = Comparison(eps=0.1, plain=0.8, stronger=0.2, headline=0.2, left=left, **numbers, **counts)
     verdict = Verdict("attack too weak", ("it",), "linf", 1.0, (at,), at, 0.0, (), "audit-bridge")
     done = {
-        "audit-bridge": struck(attack("pgd", steps=11), stand_in=True),
-        "audit-margin": struck(attack("pgd", steps=12)),
-        "audit-apgd": struck(attack("APGD", library="torchattacks")),
+        "audit-bridge": result(attack("pgd", steps=11), on_surrogate=True),
+        "audit-margin": result(attack("pgd", steps=12)),
+        "audit-apgd": result(attack("APGD", library="torchattacks")),
     }
     audit = FullAudit(SimpleNamespace(spec=RUN), {}, None, None, Progress())
     line = _Seed(audit, 3, [])._rerun("undefended", verdict, done)

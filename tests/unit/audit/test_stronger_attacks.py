@@ -1,4 +1,4 @@
-"""The stronger attack: what each finding brings about, stand-ins for a gradient, and bridges."""
+"""The stronger attack: what each finding brings about, surrogates for a gradient, and bridges."""
 
 from dataclasses import replace
 
@@ -26,11 +26,13 @@ from benchmark.attacks.losses import margin
 from benchmark.attacks.norms import distance
 from benchmark.attacks.pgd import PGD
 from benchmark.attacks.view import attack_view
+from benchmark.audit.attack_harder import attack_harder
 from benchmark.audit.auto_bpda import Bridged, find_bridge, misleads
-from benchmark.audit.case import Curve, Finding, Subject
+from benchmark.audit.budgets import shared, telling
+from benchmark.audit.case import Case, Curve, Finding
 from benchmark.audit.estimated_gradient import EvolutionStrategies
 from benchmark.audit.smoothed_gradient import SmoothedGradient
-from benchmark.audit.stronger_attacks import Effort, plan_strikes, shared, strike, telling
+from benchmark.audit.stronger_attacks import Effort, plan_attacks
 from benchmark.audit.surrogates import Around, Restored, Unsquashed
 from benchmark.audit.targeted_pgd import TargetedPGD
 from benchmark.config.threat import ThreatModel
@@ -52,12 +54,10 @@ def images(n=6):
     return torch.rand(n, 1, 8, 8, generator=generator(1)) * 0.8 + 0.1
 
 
-def subject(defense, x=None, **options) -> Subject:
+def case(defense, x=None, **options) -> Case:
     x = images() if x is None else x
     y = defense.predict(x)
-    return Subject(
-        defense, "toy", 0, x, y, torch.ones(len(x), dtype=torch.bool), x.byte(), **options
-    )
+    return Case(defense, "toy", 0, x, y, torch.ones(len(x), dtype=torch.bool), x.byte(), **options)
 
 
 def alarms(*checks):
@@ -65,7 +65,7 @@ def alarms(*checks):
 
 
 def planned(defense, *checks, threat=THREAT, **options):
-    found = plan_strikes(subject(defense, **options), threat, alarms(*checks), n=6, effort=EFFORT)
+    found = plan_attacks(case(defense, **options), threat, alarms(*checks), n=6, effort=EFFORT)
     return {each.spec.name.removeprefix("audit-"): each for each in found}
 
 
@@ -117,7 +117,7 @@ def test_a_doubtful_gradient_is_replaced():
     assert not plan["estimated"].spec.bpda
 
 
-def test_an_own_stand_in_is_used_unless_the_run_did():
+def test_an_own_surrogate_is_used_unless_the_run_did():
     class Own(BitDepth):
         def surrogate(self, x):
             return self.bare(x)
@@ -167,8 +167,8 @@ def test_the_effort_on_noise_gives_up_restarts_and_draws_first(passes, draws, st
 @pytest.mark.parametrize("effort", [Effort.of(1), Effort.of_stochastic(1, draws=1)])
 def test_the_least_effort_makes_attacks(effort):
     for norm in ("linf", "l2"):
-        asked = subject(bare())
-        for each in plan_strikes(asked, ThreatModel(norm, (0.1,)), [], n=6, effort=effort):
+        asked = case(bare())
+        for each in plan_attacks(asked, ThreatModel(norm, (0.1,)), [], n=6, effort=effort):
             load_attack(each.spec)
 
 
@@ -203,17 +203,18 @@ def test_noise_is_judged_where_every_attack_of_the_run_was():
     assert {each.spec.threat.eps for each in plan.values()} == {(0.2,)}
 
 
-# --- strikes -------------------------------------------------------------------------------------
+# --- attacks -------------------------------------------------------------------------------------
 
 
 def test_strikes_are_judged_counted_and_the_same_every_time():
     defense = Linear(torch.ones(1), -0.5)
     data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
-    asked = subject(defense, data.x())
+    asked = case(defense, data.x())
     runs = [
-        list(strike(asked, data, THREAT, [], effort=EFFORT, progress=Progress())) for _ in range(2)
+        list(attack_harder(asked, data, THREAT, [], effort=EFFORT, progress=Progress()))
+        for _ in range(2)
     ]
-    by_name = {struck.spec.name: struck for struck in runs[0]}
+    by_name = {result.spec.name: result for result in runs[0]}
     assert by_name["audit-margin"].curve.success.tolist() == [
         [False, False, False],
         [True, False, False],
@@ -236,11 +237,13 @@ def test_an_attack_that_raises_is_told_and_the_next_runs():
     defense = Around(Broken(torch.ones(1), -0.5), differentiable=False)
     data = dataset(pixels(0.55), torch.tensor([1]))
     found = list(
-        strike(subject(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress())
+        attack_harder(case(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress())
     )
-    assert {struck.spec.name for struck in found} == {"audit-square"}
+    assert {result.spec.name for result in found} == {"audit-square"}
     defense = Around(defense.defense, differentiable=True)
-    found = strike(subject(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress())
+    found = attack_harder(
+        case(defense, data.x()), data, THREAT, [], effort=EFFORT, progress=Progress()
+    )
     first = next(found)
     assert (first.outcomes, first.failure) == ((), "RuntimeError: no graph here")
     assert next(found).spec.name == "audit-cross-entropy"
@@ -249,27 +252,29 @@ def test_an_attack_that_raises_is_told_and_the_next_runs():
 def test_what_fell_is_not_attacked_again():
     """And what an attack leaves is what it and those before it leave."""
     data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
-    asked = subject(Linear(torch.ones(1), -0.5), data.x())
-    found = list(strike(asked, data, THREAT, [], effort=EFFORT, progress=Progress()))
+    asked = case(Linear(torch.ones(1), -0.5), data.x())
+    found = list(attack_harder(asked, data, THREAT, [], effort=EFFORT, progress=Progress()))
     first, *rest = found
-    assert first.turned == 2
-    for struck in rest:
-        assert struck.turned == 0
-        queries = torch.stack([o.n_forward + o.n_backward for o in struck.outcomes])
+    assert first.fooled == 2
+    for result in rest:
+        assert result.fooled == 0
+        queries = torch.stack([o.n_forward + o.n_backward for o in result.outcomes])
         assert not queries[:, 0].any()  # it fell at the smallest eps
-        for outcome in struck.outcomes:
+        for outcome in result.outcomes:
             before = first.outcomes[THREAT.eps.index(outcome.eps)]
             assert torch.equal(outcome.success, before.success)
             assert torch.equal(outcome.pred_adv, before.pred_adv)
-            assert not queries[:, before.success].any() or len(struck.outcomes) > 1
+            assert not queries[:, before.success].any() or len(result.outcomes) > 1
 
 
 def test_of_a_random_defense_every_attack_sees_every_image():
     data = dataset(pixels(0.55, 0.9, 0.25), torch.tensor([1, 1, 0]))
-    asked = subject(Linear(torch.ones(1), -0.5), data.x())
-    found = strike(asked, data, THREAT, alarms("randomness"), effort=EFFORT, progress=Progress())
-    for struck in found:
-        assert all((o.n_forward > 0).all() for o in struck.outcomes)
+    asked = case(Linear(torch.ones(1), -0.5), data.x())
+    found = attack_harder(
+        asked, data, THREAT, alarms("randomness"), effort=EFFORT, progress=Progress()
+    )
+    for result in found:
+        assert all((o.n_forward > 0).all() for o in result.outcomes)
 
 
 def test_a_short_attack_that_turns_much_is_followed_by_the_long_one():
@@ -278,15 +283,15 @@ def test_a_short_attack_that_turns_much_is_followed_by_the_long_one():
     inner.network[5].weight.mul_(8)
     x = images(24)
     defense = Oscillating(inner, 0.004, 8.0, sealed=True)
-    asked = subject(defense, x)
+    asked = case(defense, x)
     data = dataset(x, defense.predict(x), 4)
     threat = ThreatModel("linf", (0.02, 0.05, 0.1))
     effort = replace(EFFORT, steps=20, levels=3)
     found = {
-        struck.spec.name.removeprefix("audit-"): struck
-        for struck in strike(asked, data, threat, [], effort=effort, progress=Progress())
+        result.spec.name.removeprefix("audit-"): result
+        for result in attack_harder(asked, data, threat, [], effort=effort, progress=Progress())
     }
-    assert found["averaged-once"].turned > 0.05 * len(x)
+    assert found["averaged-once"].fooled > 0.05 * len(x)
     assert found["averaged"].spec.threat.eps == threat.eps
 
 
@@ -420,7 +425,7 @@ def test_only_a_false_gradient_misleads(module, wanted):
     assert misleads(module, torch.randn(8, 3, 6, 6, generator=generator(0))) is wanted
 
 
-# --- stand-ins and estimates ---------------------------------------------------------------------
+# --- surrogates and estimates ---------------------------------------------------------------------
 
 
 def test_a_restored_defense_answers_as_it_was_trained():

@@ -5,8 +5,8 @@ import torch
 from toys import Function, Linear, Noisy, dataset, pixels
 
 from benchmark.audit.transfer import (
-    Party,
-    curves_for,
+    AttackedModel,
+    from_others,
     substitute_for,
     transfers,
     undefended_first,
@@ -40,7 +40,7 @@ def right_of_half(at=0.5):
 
 def test_images_that_cross_one_models_boundary_cross_anothers_that_lies_before_it():
     data = dataset(pixels(0.55, 0.7, 0.95, 0.2), torch.tensor([1, 1, 1, 0]))
-    near, far = Party("near", right_of_half(0.45)), Party("far", right_of_half(0.3))
+    near, far = AttackedModel("near", right_of_half(0.45)), AttackedModel("far", right_of_half(0.3))
     rows = {(t.source, t.target): t for t in matrix([near, far], [near, far], data)}
     assert set(rows) == {(a, b) for a in ("near", "far") for b in ("near", "far")}
     # 0.55 falls to 0.45, the rest is too far; at 0.3 also 0.7 (to 0.4) and 0.2 (to 0.5).
@@ -60,32 +60,37 @@ def test_a_source_of_no_gradient_is_differentiated_as_the_run_did():
             return Linear.forward(self, x)
 
     data = dataset(pixels(0.55), torch.tensor([1]))
-    source = Party("cut", Cut(torch.ones(1), -0.5), bpda=True)
-    (row,) = matrix([source], [Party("plain", right_of_half())], data, eps=(0.1,))
+    source = AttackedModel("cut", Cut(torch.ones(1), -0.5), bpda=True)
+    (row,) = matrix([source], [AttackedModel("plain", right_of_half())], data, eps=(0.1,))
     assert row.curve.success.tolist() == [[True]]
 
 
 def test_clean_errors_fall_at_distance_0_and_eps_0_changes_nothing():
     data = dataset(pixels(0.4, 0.9), torch.tensor([1, 1]))
-    (row,) = matrix([Party("a", right_of_half())], [Party("b", right_of_half())], data, eps=(0.0,))
+    (row,) = matrix(
+        [AttackedModel("a", right_of_half())],
+        [AttackedModel("b", right_of_half())],
+        data,
+        eps=(0.0,),
+    )
     assert row.curve.success.tolist() == [[True, False]]
     assert row.curve.distance.tolist() == [[0.0, 0.0]]
 
 
 def test_a_defense_is_not_its_own_transfer():
-    a, b = Party("a", right_of_half()), Party("b", right_of_half(0.4))
+    a, b = AttackedModel("a", right_of_half()), AttackedModel("b", right_of_half(0.4))
     data = dataset(pixels(0.9), torch.tensor([1]))
-    curves = curves_for("a", matrix([a, b], [a, b], data))
-    assert [curve.attack for curve in curves] == ["from b"]
+    found = from_others("a", matrix([a, b], [a, b], data))
+    assert [one.curve.attack for one in found] == ["from b"]
 
 
 def test_the_same_seed_gives_the_same_matrix_whatever_else_is_scored():
     x = torch.rand(20, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     data = dataset(x, (x.flatten(1).sum(1) > 2).long())
     one, other = Linear(torch.tensor([1.0, 1, 1, 1]), -2), Linear(torch.tensor([1.0, 2, 0, 1]), -2)
-    noisy = Party("noisy", Noisy(torch.ones(4), [0.1, -0.1, 0.2], -2))
-    alone = matrix([Party("one", one)], [Party("other", other)], data)
-    beside = matrix([Party("one", one)], [noisy, Party("other", other)], data)
+    noisy = AttackedModel("noisy", Noisy(torch.ones(4), [0.1, -0.1, 0.2], -2))
+    alone = matrix([AttackedModel("one", one)], [AttackedModel("other", other)], data)
+    beside = matrix([AttackedModel("one", one)], [noisy, AttackedModel("other", other)], data)
     assert torch.equal(alone[0].pred_adv, beside[1].pred_adv)
     assert torch.equal(alone[0].curve.distance, beside[1].curve.distance)
 
@@ -93,7 +98,9 @@ def test_the_same_seed_gives_the_same_matrix_whatever_else_is_scored():
 def test_l2_images_stay_in_their_ball():
     x = torch.full((3, 1, 2, 2), 0.5)
     data = dataset(x, torch.tensor([1, 1, 1]))
-    source = Party("a", Function(lambda x: torch.stack([0 * x[:, 0, 0, 0], x.mean((1, 2, 3))], 1)))
+    source = AttackedModel(
+        "a", Function(lambda x: torch.stack([0 * x[:, 0, 0, 0], x.mean((1, 2, 3))], 1))
+    )
     (row,) = matrix([source], [source], data, eps=(0.25,), norm="l2")
     assert row.curve.distance.max() <= 0.25 * (1 + 1e-5)
 

@@ -57,8 +57,10 @@ def test_a_stronger_attack_that_agrees_makes_a_fair_one():
     found = verdict([curve([40, 80])], [curve([45, 85])])
     assert (found.ruling, found.reasons) == ("attacked fairly", ())
     assert str(found) == "attacked fairly"
-    assert [rung.headline for rung in found.rungs] == [0.55, 0.15]
-    assert (found.rungs[0].low, found.rungs[0].high) == pytest.approx(wilson_interval(55, N))
+    assert [one.headline for one in found.comparisons] == [0.55, 0.15]
+    assert (found.comparisons[0].low, found.comparisons[0].high) == pytest.approx(
+        wilson_interval(55, N)
+    )
 
 
 def test_a_drop_beyond_chance_is_a_weak_attack_and_both_accuracies_are_told():
@@ -67,7 +69,7 @@ def test_a_drop_beyond_chance_is_a_weak_attack_and_both_accuracies_are_told():
     assert found.at.eps == 0.2
     assert (found.at.plain, found.at.stronger) == pytest.approx((0.95, 0.05))
     assert str(found) == (
-        "attack too weak: at eps 0.2 all of the run's attacks together leave 95 % standing, the"
+        "attack too weak: at eps 0.2 all of the run's attacks together leave 95 %, the"
         " audit's 5 %: robust accuracy is at most 5 % (n=100); beaten by pgd"
     )
 
@@ -98,8 +100,8 @@ def test_a_drop_that_may_be_chance_is_undecided():
 def test_an_attack_that_turns_others_is_not_stronger_and_counts_in_the_headline():
     found = verdict([curve([0, 30])], [curve([0, 30], first=30)])
     assert found.ruling == "attacked fairly"
-    assert found.rungs[1].headline == pytest.approx(0.4)
-    assert (found.rungs[1].only_plain, found.rungs[1].only_stronger) == (30, 30)
+    assert found.comparisons[1].headline == pytest.approx(0.4)
+    assert (found.comparisons[1].only_plain, found.comparisons[1].only_stronger) == (30, 30)
 
 
 def test_a_cause_masks_also_where_nothing_stronger_was_found():
@@ -155,7 +157,7 @@ def test_what_is_compared_is_all_of_the_runs_attacks_together():
     """Two attacks of the run turn 30 images each; the audit's one turns them all and no others."""
     plain = [curve([0, 30]), curve([0, 30], attack="cw", first=30)]
     found = verdict(plain, [curve([0, 60], attack="audit-margin")])
-    assert found.rungs[1].plain == pytest.approx(0.4)
+    assert found.comparisons[1].plain == pytest.approx(0.4)
     assert found.ruling == "attacked fairly"
 
 
@@ -185,39 +187,39 @@ def test_what_is_missing_is_said():
 def test_without_any_attack_there_is_no_number_and_a_verdict():
     found = verdict([])
     assert found.ruling == "undecided"
-    assert (found.rungs, found.at) == ((), None)
+    assert (found.comparisons, found.at) == ((), None)
     assert math.isnan(found.p_value)
 
 
 def test_an_image_that_fell_within_a_smaller_ball_fell_in_the_larger_one():
     # The run attacked at 0.1 alone, the audit at 0.2.
     found = verdict([curve([30], eps=(0.1,))], [curve([30], eps=(0.2,))])
-    assert [(rung.eps, rung.plain) for rung in found.rungs] == [(0.2, pytest.approx(0.7))]
+    assert [(one.eps, one.plain) for one in found.comparisons] == [(0.2, pytest.approx(0.7))]
 
 
 def test_draws_of_a_stochastic_defense_are_not_added_up():
     parts = [curve([0, 30], attack=f"a{i}", first=10 * i) for i in range(5)]
-    assert verdict(parts, parts, stochastic=True).rungs[1].headline == pytest.approx(0.7)
-    assert verdict(parts, parts).rungs[1].headline == pytest.approx(0.3)
+    assert verdict(parts, parts, stochastic=True).comparisons[1].headline == pytest.approx(0.7)
+    assert verdict(parts, parts).comparisons[1].headline == pytest.approx(0.3)
 
 
 def test_attacks_on_fewer_images_count_where_they_saw_them():
     plain = [curve([0, 20]), curve([10, 10], attack="slow", n=10, first=0)]
     found = verdict(plain, [curve([10, 20])])
-    assert [rung.plain for rung in found.rungs] == pytest.approx([0.9, 0.8])
-    assert [rung.n for rung in found.rungs] == [N, N]
+    assert [one.plain for one in found.comparisons] == pytest.approx([0.9, 0.8])
+    assert [one.n for one in found.comparisons] == [N, N]
 
 
 def test_clean_errors_count_against_the_defense():
     found = verdict([curve([0, 20])], [curve([0, 20])], correct=90)
     assert found.clean == pytest.approx(0.9)
-    assert found.rungs[0].plain == pytest.approx(0.9)
+    assert found.comparisons[0].plain == pytest.approx(0.9)
 
 
 def test_randomness_that_the_defense_does_not_declare_counts_as_randomness():
     parts = [curve([0, 30], attack=f"a{i}", first=10 * i) for i in range(5)]
     found = verdict(parts, parts, findings=[invalid("randomness", "undeclared randomness")])
-    assert found.rungs[1].headline == pytest.approx(0.7)
+    assert found.comparisons[1].headline == pytest.approx(0.7)
 
 
 def test_a_random_defense_is_judged_on_images_that_every_attack_of_the_run_saw():
@@ -225,7 +227,7 @@ def test_a_random_defense_is_judged_on_images_that_every_attack_of_the_run_saw()
     plain = [curve([0, 0]), curve([20, 50], attack="eot", n=50)]
     found = verdict(plain, [curve([20, 50])], stochastic=True)
     assert found.ruling == "attacked fairly"
-    assert [(rung.n, rung.plain) for rung in found.rungs] == [(50, 0.6), (50, 0.0)]
+    assert [(one.n, one.plain) for one in found.comparisons] == [(50, 0.6), (50, 0.0)]
 
 
 def test_a_remark_is_about_the_norm_that_is_judged():
