@@ -41,19 +41,6 @@ AROUND = {
     "torch": "torch",
 }
 
-MOVED = frozenset(
-    (
-        "2853aa7c0ad94d2e264fe21ada4be10419ffdd657d3a279eb5bfe5f794f22847",  # undefended
-        "90638d800968bd45ec334dcbd8c2a5a87af4040f874c564b4a36c0189a434653",  # e-cla
-        "cc0fe19fea600cf115cd7465103d53926c309102cb3caf6fd0a601f47bad6dfd",  # ot-cla, ot-cla-adv
-        "fc074c6f1be91852ff72056f6b41f67da3d22aec678807e419f72246811e083b",  # madry
-        "6b69a4cef548d0249eff5421b19d5203db8502dd23f81116fb39a41d18170465",  # rse
-        "045dad1fe0175d2edaa8ada13b92f6b709d6dc268adfd7d5f95f5d14d5611b97",  # defense-gan
-    )
-)
-"""The code of our own defenses before the modules that they import moved: nothing else of it
-changed, so runs of it are still theirs. Whoever changes how one of them trains deletes its line."""
-
 ALIKE = 1e-5
 """By how much tensors before training may differ, relative to their length (docs/constants.md)."""
 
@@ -154,8 +141,7 @@ def _buffers(tensors: Mapping[str, Tensor]) -> Iterator[Buffer]:
 def changed(before: ModelOrigin, now: ModelOrigin) -> str:
     """Say which part of the user's has changed since a model was trained; "" if none has."""
     for name, words in WORDS.items():
-        was = before.parts.get(name, "")
-        if was != now.parts.get(name, "") and not (name == "code" and was in MOVED):
+        if before.parts.get(name, "") != now.parts.get(name, ""):
             return words
     if path := changed_file(before.files):
         return f"the file {Path(path).name}"
