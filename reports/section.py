@@ -64,6 +64,25 @@ class Section:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+def figure_section(
+    key: str,
+    title: str,
+    figures: Mapping[str, tuple[Picture, str]],
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+    wide: bool = False,
+) -> Section | None:
+    """Return a section of ``figures`` with their captions, by file name; None without any.
+
+    Paragraphs stand ``before`` and ``after`` them. It needs no template of its own.
+    """
+    files: dict[str, bytes] = {}
+    pairs = [(shown(name, picture, files), words) for name, (picture, words) in figures.items()]
+    view = {"before": before, "figures": pairs, "after": after, "wide": wide}
+    return Section(key, title, "sections/figures.html.j2", view, files) if pairs else None
+
+
 SectionMaker = Callable[[RunContext], Section | None]
 """None where the run has nothing of the kind."""
 

@@ -2,9 +2,15 @@
 
 from reports.analysis.flags import flags_of, labelled
 from reports.figures import curves
-from reports.section import RunContext, Section, shown, slug
+from reports.section import RunContext, Section, figure_section, slug
 
 KEY = ["norm", "attack", "defense"]
+NAMED = 40
+WORDS = (
+    "One attack as each library implements it, on the same defense. Libraries need not attack"
+    " equally many images, which the bands show; where the curves lie apart by more than their"
+    " bands, the attacks differ, and the lowest curve is the one to trust."
+)
 FEWEST, MOST, WORK = 4, 14, 20_000
 """Figures drawn: fewer the more cells a run has, which must not take minutes to report on. Those
 left out are named, and are in the tables."""
@@ -21,8 +27,7 @@ def make(context: RunContext) -> Section | None:
     styles = curves.line_styles(libraries)
     pooled = dict(iter(context.pooled.groupby(KEY, sort=False)))
     cells = dict(iter(context.cells.groupby(KEY, sort=False)))
-    files: dict[str, bytes] = {}
-    pictures = []
+    figures = {}
     most = max(FEWEST, min(MOST, WORK // len(context.cells)))
     for i, key in enumerate(several[:most], 1):
         _, attack, defense = key
@@ -35,8 +40,20 @@ def make(context: RunContext) -> Section | None:
         subject = labelled(defense, words)
         picture = curves.security_curves(own, single, styles, subject, switches)
         assert picture is not None  # two libraries have a result
-        name = f"{context.prefix}libraries-{i:02d}-{slug(attack, defense)}"
-        pictures.append({"figure": shown(name, picture, files), "defense": defense})
-    view = {"figures": pictures, "left_out": several[most:], "of": len(several)}
+        figures[f"{context.prefix}libraries-{i:02d}-{slug(attack, defense)}"] = picture, ""
     title = "The same attack in several libraries"
-    return Section("libraries", title, "sections/libraries.html.j2", view, files)
+    after = _left_out(several, len(figures))
+    return figure_section("libraries", title, figures, before=[WORDS], after=after)
+
+
+def _left_out(several: list[tuple[str, str, str]], drawn: int) -> list[str]:
+    """Say which of the defenses and attacks with several libraries are not drawn."""
+    names = [f"{defense} under {attack}" for _, attack, defense in several[drawn:]]
+    if not names:
+        return []
+    more = " and others" if len(names) > NAMED else ""
+    return [
+        f"Drawn are the first {drawn} of {len(several)} defenses and attacks with several"
+        " libraries; the tables above hold the numbers of all. Not drawn:"
+        f" {', '.join(names[:NAMED])}{more}."
+    ]

@@ -11,7 +11,7 @@ from benchmark.results.model_records import ModelRecord
 from reports.analysis.options import mapping
 from reports.figures.drawing import Picture, canvas, finish, frame, render
 from reports.figures.interactive import Chart, Line
-from reports.section import RunContext, Section, shown, slug
+from reports.section import RunContext, Section, figure_section, slug
 from reports.sections.models import ordered
 from reports.tables.grid import is_number, number
 
@@ -53,15 +53,12 @@ CURVES = (
 def make(context: RunContext) -> Section | None:
     """Return the section, with a figure per measure that some model logs; None without one."""
     models = ordered(context.run)
-    files: dict[str, bytes] = {}
-    curves = []
+    figures = {}
     for curve in CURVES:
         picture = training_curves(models, curve, context.styles, context.run.spec.dataset)
         if picture:
-            name = f"{context.prefix}training-{slug(curve.key)}"
-            curves.append({"figure": shown(name, picture, files), "caption": curve.caption})
-    template = "sections/training.html.j2"
-    return Section("training", "Training", template, {"curves": curves}, files) if curves else None
+            figures[f"{context.prefix}training-{slug(curve.key)}"] = picture, curve.caption
+    return figure_section("training", "Training", figures)
 
 
 def training_curves(

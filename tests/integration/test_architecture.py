@@ -275,7 +275,7 @@ DOTTED = re.compile(
     r"(?<![\w./-])(?:benchmark|defenses|baselines|reports)(?!\.py\b)(?:[.:][A-Za-z_]\w*)+"
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
-MADE = ("docs/checks/dark-images.md",)
+MADE = ("docs/checks/dark-images.md", "reports/sections/image_counts.py")
 """Files that an example of docs/architecture.md makes."""
 
 

@@ -55,7 +55,7 @@ def several(tmp_path, defenses, names=("inhouse", "art")):
 
 def test_libraries_that_ran_the_same_attack_share_a_figure(tmp_path):
     section = libraries.make(context(several(tmp_path, ("a", "<b>"))))
-    alts = [figure["figure"]["alt"] for figure in section.view["figures"]]
+    alts = [figure["alt"] for figure, _ in section.view["figures"]]
     assert len(alts) == 2
     assert all("inhouse: " in alt and "art: " in alt for alt in alts)
     assert "mnist, <b>: pgd" in alts[1]
