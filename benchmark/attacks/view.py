@@ -45,11 +45,11 @@ class AttackView(nn.Module):
     many images counts one for each; one with another number counts its share for each. ``dtype``
     is what :meth:`gradient` computes in (:mod:`benchmark.attacks.precision`).
 
-    NaN and infinite entries of a gradient reach no attack: they are set to 0 where the gradient
-    arrives at the images, in :meth:`gradient` and for a library that differentiates
-    :meth:`forward`. If an image's gradient has no other entry, the signs of the infinities stay.
-    :meth:`dropped` tells at how many images. An audit that wants to see them sets ``drops`` to
-    False.
+    NaN and infinite entries of a gradient reach no attack: where the gradient arrives at the
+    images, in :meth:`gradient` and for a library that differentiates :meth:`forward`, a NaN
+    becomes 0, and an infinity keeps its sign and takes the size of the image's largest finite
+    entry (1 if there is none). :meth:`dropped` tells at how many images. An audit that wants to
+    see them sets ``drops`` to False.
     """
 
     def __init__(
@@ -200,10 +200,10 @@ class AttackView(nn.Module):
             most = self._dropped_elsewhere.to(images.device)
             self._dropped_elsewhere = torch.maximum(most, images.sum())
         kept = gradient.masked_fill(broken, 0)
-        # Where nothing else is left of an image's gradient, the infinities' signs give a direction.
-        nothing = images & ~kept.flatten(1).any(1)
-        signs = gradient.sign().masked_fill(~gradient.isinf(), 0)
-        return torch.where(nothing.view(-1, *[1] * (gradient.dim() - 1)), signs, kept)
+        # An overflow loses an entry's size, not its sign; one pixel must not outweigh the rest.
+        largest = kept.flatten(1).abs().amax(1)
+        size = torch.where(largest > 0, largest, 1).view(-1, *[1] * (gradient.dim() - 1))
+        return torch.where(gradient.isinf(), gradient.sign() * size, kept)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         forwards = torch.full((self.rows,), self._forwards, dtype=torch.float64)

@@ -337,8 +337,8 @@ class _Search:
             )
         if self.dropped:
             lines.append(
-                f"the gradient held NaN or infinity at {self.dropped} images: those entries were"
-                " dropped"
+                f"the gradient held NaN or infinity at {self.dropped} images: NaN was taken as 0,"
+                " infinities by their sign"
             )
         if inside := self.settings.inside:
             lines.append(

@@ -5,7 +5,7 @@ On MNIST where real data are, else on digits.
 
 import pytest
 from bench_audit import THREAT, audit, left_of
-from maskings import PLANTED, Bench, make_bench
+from maskings import PLANTED, Bench, Exploding, make_bench
 
 N = 20
 CLOSE = 0.1
@@ -66,3 +66,10 @@ def test_a_masking_is_found_and_broken(planted, bench):
         assert verdict.ruling in ("attacked fairly", "gradient masking")
     else:
         assert verdict.ruling == "gradient masking", str(verdict)
+
+
+def test_a_gradient_beyond_float32_still_leads_the_runs_attack(bench):
+    """An infinity keeps its sign: what is left is what PGD leaves of the bare model."""
+    assert left_of(Exploding(bench.bare), bench) == pytest.approx(
+        left_of(bench.bare, bench), abs=0.04
+    )
