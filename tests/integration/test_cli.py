@@ -336,11 +336,11 @@ def test_skipped_cells_are_no_failure_and_are_not_tried_again(call, tmp_path, ti
 
 
 def test_a_failed_cell_is_exit_code_1(call, tmp_path, tiny_preset, monkeypatch):
-    def fails(self, view, x, y, **options):
+    def fails(*batch, **options):
         raise RuntimeError("out of luck")
 
     words = (*RUN, "--defenses", "undefended", "--eps", "0.1")
-    monkeypatch.setattr("benchmark.evaluation.sweep._Search._search", fails)
+    monkeypatch.setattr("benchmark.evaluation.sweep.attack_batch", fails)
     code, out, err = call(*words)
     assert code == 1
     assert "1 of 1 cells failed" in err

@@ -9,9 +9,9 @@ from counting import Counting
 from sweeps import outcomes
 from toys import Function, Linear, Noisy, Scripted, dataset, pixels
 
-from benchmark.audit.case import Subject
+from benchmark.audit.case import Case
 from benchmark.audit.checks.outcomes import black_box
-from benchmark.audit.transfer import Party, transfers
+from benchmark.audit.transfer import AttackedModel, transfers
 from benchmark.config.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck.compare import compare
@@ -116,7 +116,7 @@ def by_embedding_map(defense, script, monkeypatch):
 
 def subject(defense):
     correct = torch.ones(3, dtype=torch.bool)
-    return Subject(defense, "toy", 0, DATA.x(), Y, correct, DATA.images)
+    return Case(defense, "toy", 0, DATA.x(), Y, correct, DATA.images)
 
 
 def by_black_box(defense, script, monkeypatch):
@@ -188,10 +188,10 @@ def test_logits_that_are_not_finite_are_refused(place, monkeypatch):
 
 def test_transfer_holds_its_sources_and_targets_to_the_same_rules():
     def row(source, target):
-        parties = [Party("source", source)], [Party("target", target)]
+        models = [AttackedModel("source", source)], [AttackedModel("target", target)]
         threat = ThreatModel("linf", (EPS,))
         options = {"seed_at": lambda name, eps: 0, "progress": Progress(), "steps": 2}
-        return list(transfers(*parties, DATA, threat, **options))
+        return list(transfers(*models, DATA, threat, **options))
 
     assert row(Step(), Step())[0].curve.success.tolist() == [[False, True, False]]
     with pytest.raises(PluginError, match="predict returned labels from"):

@@ -13,6 +13,7 @@ from benchmark.plugins.source_code import SHAPING, own_and_harness, sources
 from benchmark.registry import DEFENSES
 
 HARNESS = {
+    "benchmark.attacks.ascent",
     "benchmark.attacks.base",
     "benchmark.attacks.losses",
     "benchmark.attacks.norms",
