@@ -18,10 +18,10 @@ from benchmark.audit.measurements import (
     ASKED_OFTEN,
     asked,
     fooled_by,
+    misclassified,
     most_of,
     seed_for,
 )
-from benchmark.audit.measurements import misclassified as _fell
 from benchmark.audit.registration import check
 from benchmark.seeding import generator
 
@@ -32,7 +32,7 @@ RANDOM_GAIN = 0.05
 DRAWS = 10
 
 
-def _stood(case: Case, at: Budget) -> tuple[Tensor, Tensor, float]:
+def _robust_images(case: Case, at: Budget) -> tuple[Tensor, Tensor, float]:
     """Return images that no attack fooled at a budget, their labels, and their share of those
     asked. Where the run says nothing of it, those that the short attack did not fool."""
     most = most_of(case)
@@ -43,11 +43,11 @@ def _stood(case: Case, at: Budget) -> tuple[Tensor, Tensor, float]:
     x, y = asked(case, ASKED_OFTEN)
     if case.once(gradients).missing:
         return x, y, 1.0
-    robust = ~_fell(case, case.once(short_attack).best, y)
+    robust = ~misclassified(case, case.once(short_attack).best, y)
     return x[robust], y[robust], float(robust.double().mean())
 
 
-def _nothing(name: str, at: Budget) -> Finding:
+def _nothing_left(name: str, at: Budget) -> Finding:
     evidence = f"no image is right at eps {at.eps:g} ({at.norm}): there is nothing left to gain"
     return Finding(name, "pass", 0.0, torch.nan, evidence)
 
@@ -55,7 +55,7 @@ def _nothing(name: str, at: Budget) -> Finding:
 def _gain(
     name: str,
     at: Budget,
-    fell: Tensor,
+    fooled: Tensor,
     share: float,
     threshold: float,
     how: str,
@@ -67,9 +67,9 @@ def _gain(
 
     It is ``about_sweep`` where it tells that the attack chosen for the budget was too weak.
     """
-    gain = float(fell.double().mean()) * share
+    gain = float(fooled.double().mean()) * share
     evidence = (
-        f"{how} fools {int(fell.sum())} of {len(fell)} images that were right at eps {at.eps:g}"
+        f"{how} fools {int(fooled.sum())} of {len(fooled)} images that were right at eps {at.eps:g}"
         f" ({at.norm}): {gain:.0%} of all; trusted up to {threshold:.0%}"
     )
     attack, library = (at.attack, at.library) if about_sweep else ("", "")
@@ -82,16 +82,16 @@ def _gain(
 def random_noise(case: Case) -> Finding:
     """Tell how many images withstood the attacks but not random noise of the same size."""
     name, at = "random-noise", case.once(budget)
-    x, y, share = _stood(case, at)
+    x, y, share = _robust_images(case, at)
     if not len(x):
-        return _nothing(name, at)
+        return _nothing_left(name, at)
     rng = generator(seed_for(case, name), x.device)
-    fell = torch.zeros_like(y, dtype=torch.bool)
+    fooled = torch.zeros_like(y, dtype=torch.bool)
     for _ in range(DRAWS):
         corner = steepest_ascent(unit_ball(x, at.norm, rng), at.norm)
-        fell |= _fell(case, project(x + at.eps * corner, x, at.eps, at.norm), y)
+        fooled |= misclassified(case, project(x + at.eps * corner, x, at.eps, at.norm), y)
     how = f"the best of {DRAWS} random perturbations"
-    return _gain(name, at, fell, share, RANDOM_GAIN, how, "random noise beats the attack")
+    return _gain(name, at, fooled, share, RANDOM_GAIN, how, "random noise beats the attack")
 
 
 LONGER = 100
@@ -108,14 +108,14 @@ RESTARTS = 3
 def longer_attack(case: Case) -> Finding:
     """Tell how many images withstood the attacks but not more steps and restarts."""
     name, at = "longer-attack", case.once(budget)
-    x, y, share = _stood(case, at)
+    x, y, share = _robust_images(case, at)
     if not len(x):
-        return _nothing(name, at)
+        return _nothing_left(name, at)
     attack = PGD(steps=LONGER, restarts=RESTARTS, norm=at.norm)
-    fell = fooled_by(case, attack, x, y, at.eps, name)
+    fooled = fooled_by(case, attack, x, y, at.eps, name)
     how = f"PGD of {LONGER} steps with {RESTARTS} starts"
     reason = "attack not converged"
-    return _gain(name, at, fell, share, LONGER_GAIN, how, reason, about_sweep=True)
+    return _gain(name, at, fooled, share, LONGER_GAIN, how, reason, about_sweep=True)
 
 
 QUERIES = 500
@@ -127,12 +127,12 @@ def black_box(case: Case) -> Finding:
     from benchmark.attacks.peers.torchattacks import named
 
     name, at = "black-box", case.once(budget)
-    x, y, share = _stood(case, at)
+    x, y, share = _robust_images(case, at)
     if not len(x):
-        return _nothing(name, at)
+        return _nothing_left(name, at)
     square: Any = named("Square")  # made from torchattacks' class, with its parameters
     attack = square(norm=at.norm, n_queries=QUERIES)
     how = f"Square with {QUERIES} queries"
-    fell = fooled_by(case, attack, x, y, at.eps, name)
+    fooled = fooled_by(case, attack, x, y, at.eps, name)
     reason = "black box beats the attack"
-    return _gain(name, at, fell, share, BLACK_BOX_GAIN, how, reason, about_sweep=True)
+    return _gain(name, at, fooled, share, BLACK_BOX_GAIN, how, reason, about_sweep=True)
