@@ -191,6 +191,14 @@ def test_random_start_is_uniform_in_the_ball(norm):
     assert (start - x).flatten(1).mean(0).abs().max() < 0.025
 
 
+def test_random_start_is_uniform_over_all_channels():
+    """Half of the radius holds an eighth of a ball in three dimensions, be they channels."""
+    x = torch.full((4000, 3, 1, 1), 0.5)
+    start = random_start(x, 0.4, "l2", torch.Generator().manual_seed(0))
+    share = (distance(start, x, "l2") < 0.2).double().mean().item()
+    assert share == pytest.approx(1 / 8, abs=0.027)  # five standard errors
+
+
 def test_linf_starts_reach_the_corners():
     x = torch.full((4000, 1, 1, 2), 0.5)
     start = random_start(x, 0.4, "linf", torch.Generator().manual_seed(0))
