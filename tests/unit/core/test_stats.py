@@ -282,6 +282,40 @@ def test_the_interval_is_symmetric_wider_with_more_confidence_and_does_not_depen
     assert mixed == pytest.approx(found.margin(0.95))
 
 
+def test_the_parts_of_the_spread_in_exact_fractions():
+    """By hand, on small tables: the residuals' mean square, and the images' variance less it."""
+    a = [[1, 1, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 1, 0, 1]]
+    b = [[0, 1, 0, 1, 0], [0, 1, 0, 1, 1]]
+    n, shared, over_trainings = 5, Fraction(0), Fraction(0)
+    means_of = []
+    for side in (a, b):
+        trainings = len(side)
+        rows = [Fraction(sum(row), n) for row in side]
+        columns = [Fraction(sum(row[j] for row in side), trainings) for j in range(n)]
+        mean = sum(rows) / trainings
+        rest = [
+            side[i][j] - rows[i] - columns[j] + mean for i in range(trainings) for j in range(n)
+        ]
+        mean_square = sum(r * r for r in rest) / ((trainings - 1) * (n - 1))
+        shared += mean_square / (n * trainings)
+        over_trainings += sum((row - mean) ** 2 for row in rows) / (trainings - 1) / trainings
+        means_of.append(columns)
+    apart = [one - other for one, other in zip(*means_of, strict=True)]
+    # Half an image more in each of the four cells: two more images, one apart each way.
+    squares, total = sum(d * d for d in apart) + 1, sum(apart)
+    images = (squares - total**2 / (n + 2)) / Fraction((n + 2) ** 2)
+    assert images > shared
+    found = crossed_spread(a, b)
+    assert found.images == pytest.approx(float(images - shared), rel=1e-12)
+    assert found.trainings == pytest.approx(float(over_trainings), rel=1e-12)
+    assert found.images_df == n - 1
+    assert found.margin(0.95) > found.margin(0.9) > 0
+
+
+def test_two_trainings_and_two_images_are_enough():
+    assert crossed_spread([[1, 0], [1, 1]], [[0, 0], [0, 1]]).images_df == 1
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
 def test_the_interval_misses_no_more_often_than_it_says(spread):
     rng = np.random.default_rng(0)
