@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from reports.figures.drawing import Picture, canvas, finish, frame, render
@@ -80,7 +81,8 @@ def security_curves(
             drawn[label] = styles[name]
             words.append(_in_words(label, points))
             defense = switches.get(name, name)
-            _curve(axes, points, styles[name])
+            band = points[["eps", "robust_accuracy", "ci_low", "ci_high"]]
+            draw_band(axes, band.to_numpy(dtype=float), styles[name])
             lines.append(_line(label, points, styles[name], defense))
             own = cells[(cells["defense"] == name) & (cells["status"] == "ok")]
             if own["seed"].nunique() > 1:
@@ -113,14 +115,14 @@ def _seeds(name: str, own: pd.DataFrame, style: Mapping[str, Any], defense: str)
     return Line(name, x, y, style, low, high, n, defense, notes=notes, dots=True)
 
 
-def _curve(axes: Any, points: pd.DataFrame, style: Mapping[str, Any]) -> None:
-    eps, mean, low, high = (
-        points[column].to_numpy(dtype=float)
-        for column in ("eps", "robust_accuracy", "ci_low", "ci_high")
-    )
+def draw_band(axes: Any, points: npt.NDArray[np.float64], style: Mapping[str, Any]) -> None:
+    """Draw a curve with its interval: a band, and a bar where a point has no neighbours.
+
+    ``points`` (N, 4) are eps, mean and the interval's two ends.
+    """
+    eps, mean, low, high = points.T
     axes.plot(eps, mean, zorder=4, clip_on=False, **style)
     axes.fill_between(eps, low, high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
-    # A band has no width at a point without neighbours: draw its interval as a bar.
     lone = alone(mean)
     bars = np.maximum(np.stack([mean - low, high - mean])[:, lone], 0)
     axes.errorbar(

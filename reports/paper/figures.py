@@ -18,10 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from benchmark.config.threat import eps_key
 from benchmark.results.audit_words import DISTRUSTED, DOUBTFUL, RULINGS
 from reports.analysis.studies import sequential_styles
-from reports.figures.curves import line_styles
+from reports.figures.curves import draw_band, line_styles
 from reports.figures.drawing import Picture, canvas, render
 from reports.figures.embedding_map import COLOURS, bare, code_legend, code_row
-from reports.figures.interactive import alone
 from reports.paper import published as paper
 from reports.paper.measured import MEASURED, NOT_RUN, by_trust
 
@@ -142,15 +141,8 @@ def _axes(axes: Any, dataset: str) -> None:
 
 
 def _draw(axes: Any, curve: Curve) -> None:
-    keys = ("eps", "measured", "ci_low", "ci_high")
-    eps, mean, low, high = (curve.points[key].to_numpy(dtype=float) for key in keys)
-    colour = curve.look["color"]
-    axes.plot(eps, mean, zorder=4, clip_on=False, **curve.look)
-    axes.fill_between(eps, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
-    # A band has no width at a point without neighbours: draw its interval as a bar.
-    lone = alone(mean)
-    bars = np.maximum(np.stack([mean - low, high - mean])[:, lone], 0)
-    axes.errorbar(eps[lone], mean[lone], bars, fmt="none", ecolor=colour, capsize=3)
+    band = curve.points[["eps", "measured", "ci_low", "ci_high"]]
+    draw_band(axes, band.to_numpy(dtype=float), curve.look)
 
 
 def _remarks(panel: Panel) -> str:
