@@ -22,7 +22,7 @@ class Work:
     codes: bool
 
 
-def agenda(
+def pending_work(
     folder: RunFolder, failed: Collection[Names] = (), *, everything: bool = False
 ) -> list[Work]:
     """Return the work on the run in ``folder``, in order, without the sweeps that ``failed``.

@@ -25,7 +25,7 @@ from benchmark.evaluation.embedding_map import embedding_map
 from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.evaluation.sweep import Outcome, sweep
 from benchmark.execution.freshness import freshness
-from benchmark.execution.pending import Work, agenda, left, whole
+from benchmark.execution.pending import Work, left, pending_work, whole
 from benchmark.hashing import derive_seed
 from benchmark.io.locks import held
 from benchmark.models.contract import check_answers, intact, repeats_itself
@@ -90,7 +90,7 @@ def run(
     """
     folder = RunFolder.open(out, spec)
     failed = failed_before()
-    idle = not (agenda(folder, failed) or folder.damaged or (audit and unaudited(folder)))
+    idle = not (pending_work(folder, failed) or folder.damaged or (audit and unaudited(folder)))
     if idle and not retrain and _is_fresh(folder, data_dir, progress):
         return RunResult(folder.path, folder.cells, was_complete=not failed)
     train_set, test_set = load_images(spec, data_dir)
@@ -105,7 +105,7 @@ def run(
         _drop_stale(folder, train_set, progress)
         limits = Limits(time_limit, progress, set(failed))
         families = {(attack.name, attack.library): _family(attack) for attack in spec.attacks}
-        for planned in agenda(folder, failed, everything=retrain):
+        for planned in pending_work(folder, failed, everything=retrain):
             work = left(folder, planned)
             if work is None:
                 continue
@@ -241,7 +241,7 @@ class _Row:
                 self._put(attack, [], Lost(f"{what} failed: {reason}", kind))
 
         try:
-            with self.limits.stretch(f"{name}: {what}", fail):
+            with self.limits.limited(f"{name}: {what}", fail):
                 return do()
         except Exception as error:
             reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-{what}", error)
@@ -259,7 +259,7 @@ class _Row:
         assert asked is not None
         images = test_set.head(asked.attack.n)
         try:
-            with self.limits.stretch(f"{name}: code map", lambda _: self._fail_codes()):
+            with self.limits.limited(f"{name}: code map", lambda _: self._fail_codes()):
                 points = embedding_map(
                     *(clean.defense, asked.attack, images), name=name, seed=self.seed, clean=clean
                 )
@@ -281,7 +281,7 @@ class _Row:
             audit_failed(self.folder, name, self.seed, reason)
 
         try:
-            with self.limits.stretch(f"{name}: audit", fail):
+            with self.limits.limited(f"{name}: audit", fail):
                 target = Target(name, self.seed, clean.defense, clean)
                 audit_defense(self.folder, target, train_set, test_set, self.progress)
         except Exception as error:
@@ -316,7 +316,7 @@ class _Row:
             self._put(attack, outcomes, Lost(reason, "time"), images)
 
         try:
-            with self.limits.stretch(what, hung) as renew:
+            with self.limits.limited(what, hung) as renew:
                 settings = settings_now()
                 searched = load_attack(attack)
                 if reason := unsuited(model, searched, attack):

@@ -33,7 +33,7 @@ def plugin_code() -> Iterator[None]:
 
 
 @contextmanager
-def stretch(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
+def limited(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
     """Run plugin code for at most ``seconds`` (see
     :func:`benchmark.plugins.time_limit.time_limit`).
 
@@ -45,7 +45,7 @@ def stretch(seconds: float, hung: Callable[[str], None]) -> Iterator[Renew]:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long each stretch of a run's plugin code may take, and how the run ends if one hangs.
+    """How long each call of plugin code may take in a run, and how the run ends if one hangs.
 
     ``seconds`` is 0 for any time. ``failed`` names the sweeps that failed in this command.
     """
@@ -55,8 +55,8 @@ class Limits:
     failed: set[Names]
     start: Path = field(default_factory=Path.cwd)
 
-    def stretch(self, what: str, keep: Callable[[str], None]) -> AbstractContextManager[Renew]:
-        """Run ``what`` as :func:`stretch` does.
+    def limited(self, what: str, keep: Callable[[str], None]) -> AbstractContextManager[Renew]:
+        """Run ``what`` as :func:`limited` does.
 
         If it hangs where nothing can interrupt it, ``keep`` writes the cells that failed, with the
         reason, before the process ends or starts again (:func:`benchmark.plugins.restart.end`).
@@ -72,4 +72,4 @@ class Limits:
             finally:
                 end(self.failed)
 
-        return stretch(self.seconds, hung)
+        return limited(self.seconds, hung)

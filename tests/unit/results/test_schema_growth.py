@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.crosscheck.results import SCHEMAS
-from benchmark.execution.pending import agenda
+from benchmark.execution.pending import pending_work
 from benchmark.io import json_files, parquet_files
 from benchmark.io.schema_version import NAME, SCHEMA_VERSION
 from benchmark.results import (
@@ -194,7 +194,7 @@ def test_a_run_with_other_columns_is_neither_damaged_nor_computed_again(
         (folder / path.name).write_bytes(data)
     opened = RunFolder.open(tmp_path, spec)
     assert not opened.damaged
-    assert agenda(opened) == []
+    assert pending_work(opened) == []
     after = read_run(folder)
     pd.testing.assert_frame_equal(after.samples, before.samples)
     pd.testing.assert_frame_equal(after.cells, before.cells)
