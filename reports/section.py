@@ -75,7 +75,7 @@ def figure_section(
 ) -> Section | None:
     """Return a section of ``figures`` with their captions, by file name; None without any.
 
-    Paragraphs stand ``before`` and ``after`` them. It needs no template of its own.
+    Paragraphs come ``before`` and ``after`` them. It needs no template of its own.
     """
     files: dict[str, bytes] = {}
     pairs = [(shown(name, picture, files), words) for name, (picture, words) in figures.items()]

@@ -19,7 +19,7 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> Markup:
-    """Return a file of this package, such as a style sheet, as it stands."""
+    """Return a file of this package, such as a style sheet, unchanged."""
     templates = environment()
     assert templates.loader is not None
     return Markup(templates.loader.get_source(templates, name)[0])

@@ -2,7 +2,7 @@
 
 A row of panels per defense, drawn from :data:`benchmark.results.embedding_points.CODES`. Correct
 points are dots, misclassified ones down triangles. No ten colours tell ten classes apart for
-everybody, so that in both panels each class' number also stands where its clean points lie.
+everybody, so that in both panels each class' number is also shown where its clean points lie.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,10 +33,10 @@ from reports.tables.grid import NORM_WORDS, Cell, attack_title, span
 from reports.tables.text_table import TextTable
 
 MOST_PAIRS = 200
-"""More pairs than that stand in the CSV file only: nobody reads a longer table."""
+"""More pairs than that are in the CSV file only: nobody reads a longer table."""
 
 Standings = Mapping[tuple[float, str], Standing]
-"""What stands at (eps, defense)."""
+"""What is robust at (eps, defense)."""
 
 
 Row = tuple[str, list[Cell]]
@@ -175,7 +175,7 @@ def sentences_table(comparisons: Sequence[Comparison]) -> TextTable:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Every defense beside every other at one eps; a row's cell says how it stands."""
+    """Every defense beside every other at one eps; a row’s cell says how it compares."""
 
     eps: float
     names: list[str]

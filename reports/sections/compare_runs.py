@@ -149,7 +149,7 @@ def _compared(contexts: Sequence[RunContext], a: int, b: int) -> Iterator[Counte
     for key in ours:
         if key in theirs:
             norm, attack, library, eps, defense = key
-            # What stands in one table: all defenses, and all runs beside the first.
+            # What is in one table: all defenses, and all runs beside the first.
             family = attack_title({"attack": attack, "library": library, "norm": norm})
             scope = _scope(attack, library, norm, defense)
             contest = (_name(a), _name(b), ours[key], theirs[key])

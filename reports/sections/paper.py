@@ -33,8 +33,8 @@ FIGURES = {
     ),
     "figure5": (
         "Figure 5: where the embeddings lie",
-        "Codes of test images, one t-SNE per defense and dataset. Dots are classified rightly, down"
-        " triangles wrongly; a number stands near the clean embeddings of its class. Distances"
+        "Embeddings of test images, one t-SNE per defense and dataset. Dots are correct, down"
+        " triangles wrongly; a number is near the clean embeddings of its class. Distances"
         " between groups, their sizes and the axes mean nothing.",
     ),
 }

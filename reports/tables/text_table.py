@@ -11,7 +11,7 @@ LINE = 130  # characters that a page's line holds
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells as they are read. The caption stands above the table, on the page and in LaTeX."""
+    """Cells as they are read. The caption is above the table, on the page and in LaTeX."""
 
     caption: str
     header: Sequence[str]
