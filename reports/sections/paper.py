@@ -34,7 +34,7 @@ FIGURES = {
     "figure5": (
         "Figure 5: where the embeddings lie",
         "Embeddings of test images, one t-SNE per defense and dataset. Dots are correct, down"
-        " triangles wrongly; a number is near the clean embeddings of its class. Distances"
+        " triangles wrong; a number is near the clean embeddings of its class. Distances"
         " between groups, their sizes and the axes mean nothing.",
     ),
 }
