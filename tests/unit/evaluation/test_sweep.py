@@ -523,6 +523,19 @@ def test_nan_at_one_pixel_of_the_gradient_stops_no_attack(attack):
     assert "the gradient held NaN or infinity at 6 images: NaN was taken as 0" in notes
 
 
+def test_images_with_a_broken_gradient_are_counted_over_all_batches(monkeypatch):
+    monkeypatch.setattr("benchmark.evaluation.sweep.BATCH_SIZE", 4)
+
+    def score(x):
+        whole = x.flatten(1)
+        value = whole[:, 1:].sum(1) + (whole[:, 0] - whole[:, 0]).sqrt() - 1.5
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+    data = dataset(torch.full((6, 1, 2, 2), 0.4), torch.zeros(6).long())
+    (outcome,) = outcomes(Function(score), PGD(steps=4), data, [0.01])
+    assert "the gradient held NaN or infinity at 6 images" in outcome.notes
+
+
 def test_the_cells_say_what_was_searched_in(monkeypatch):
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
     model, x = SmallCNN(seed=3), images(12, seed=3)
