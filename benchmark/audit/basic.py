@@ -21,7 +21,6 @@ from benchmark.audit.run_results import (
     rows_of,
     seen_through,
 )
-from benchmark.audit.trained_models import recall
 from benchmark.audit.verdict import Verdict, judge
 from benchmark.config.spec import AttackSpec, DefenseSpec
 from benchmark.config.threat import ThreatModel
@@ -44,6 +43,7 @@ from benchmark.results.model_records import ModelRecord
 from benchmark.results.run_folder import RunFolder
 from benchmark.results.tables import make_table
 from benchmark.seeding import seeded
+from benchmark.training.supply import Sets, Supply
 
 IMAGES = 128
 """Test images that are given to the checks, at most; most checks ask fewer of them."""
@@ -75,9 +75,9 @@ def audit_defense(
 
 def audit_rest(
     folder: RunFolder,
+    supply: Supply,
     records: Iterable[ModelRecord],
-    train_set: ImageDataset,
-    test_set: ImageDataset,
+    sets: Sets,
     progress: Progress,
     *,
     may_train: bool,
@@ -88,12 +88,13 @@ def audit_rest(
     """
     recorded = {(record.defense, record.seed): record for record in records}
     for spec, seed in unaudited(folder):
-        sets = recorded.get((spec.name, seed)), train_set, test_set
+        record = recorded.get((spec.name, seed))
         try:
             with plugin_code():
-                model = recall(spec, *sets, seed=seed, progress=progress, may_train=may_train)
-                target = Target(spec.name, seed, model)
-                audit_defense(folder, target, train_set, test_set, progress)
+                model = supply.recall(
+                    *(spec, record, sets), seed=seed, progress=progress, may_train=may_train
+                )
+                audit_defense(folder, Target(spec.name, seed, model), *sets, progress)
         except Exception as error:
             reason = folder.keep_traceback(f"{spec.name}-seed{seed}-audit", error)
             progress.say(f"{spec.name} (seed {seed}): no audit: {reason}")

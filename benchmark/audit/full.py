@@ -31,7 +31,6 @@ from benchmark.audit.sample_rows import (
     transfer_samples,
 )
 from benchmark.audit.stronger_attacks import Effort
-from benchmark.audit.trained_models import recall
 from benchmark.audit.transfer import (
     AttackedModel,
     Transfer,
@@ -61,7 +60,7 @@ from benchmark.results.audit_tables import (
 from benchmark.results.model_records import ModelRecord
 from benchmark.results.run_folder import RunFolder
 from benchmark.results.tables import make_table
-from benchmark.training.fit import trained
+from benchmark.training.supply import Sets, Supply
 
 IMAGES = 200
 """Images that are attacked harder, at most: a drop of 10 points is then far from chance."""
@@ -79,9 +78,9 @@ class FullAudit:
     """A run to be audited in full: its folder, what it trained, and its images."""
 
     folder: RunFolder
+    supply: Supply
     records: Mapping[tuple[str, int], ModelRecord]
-    train_set: ImageDataset
-    test_set: ImageDataset
+    sets: Sets
     progress: Progress
 
     def run(self) -> None:
@@ -160,22 +159,22 @@ class _Seed:
     def _load(self, spec: DefenseSpec) -> None:
         audit = self.audit
         record = audit.records.get((spec.name, self.seed))
-        defense = recall(
-            spec, record, audit.train_set, audit.test_set, seed=self.seed, progress=audit.progress
+        defense = audit.supply.recall(
+            *(spec, record, audit.sets), seed=self.seed, progress=audit.progress
         )
         clean = CleanPredictions(defense)
         self.targets[spec.name] = Target(spec.name, self.seed, defense, clean)
 
     def _ask(self, name: str) -> None:
         audit, target = self.audit, self.targets[name]
-        case = case_of(audit.folder, target, audit.train_set, audit.test_set)
+        case = case_of(audit.folder, target, *audit.sets)
         self.findings[name] = ask(audit.folder, target, case, "full", audit.progress)
         self.cases[name] = case
 
     def _images(self, curves: Sequence[Curve]) -> ImageDataset:
         """Return the first images that an attack of the run saw: what is measured is paired."""
         seen = max(curve.success.shape[1] for curve in curves)
-        return self.audit.test_set.head(min(IMAGES, seen))
+        return self.audit.sets[1].head(min(IMAGES, seen))
 
     # --- transfer ------------------------------------------------------------------------------
 
@@ -224,8 +223,11 @@ class _Seed:
         audit.progress.say(f"transfer: training {spec.name} as a substitute")
 
         def train() -> None:
-            sets = audit.train_set, audit.test_set
-            found.append(trained(spec, *sets, seed=self.seed, progress=audit.progress)[0])
+            found.append(
+                audit.supply.model(
+                    *(spec, audit.sets), seed=self.seed, progress=audit.progress, before=None
+                )[0]
+            )
 
         self._try(spec.name, "substitute", train)
         return [AttackedModel(spec.name, defense) for defense in found]
@@ -238,18 +240,18 @@ class _Seed:
             return
         folder, target, case = self.audit.folder, self.targets[name], self.cases[name]
         plain = [curve for curve in case.curves if curve.norm == norm]
-        images = self._images(plain) if plain else self.audit.test_set
+        images = self._images(plain) if plain else self.audit.sets[1]
         results = list(self._attack_harder(target, case, norm, images)) if plain else []
         crossed = from_others(name, matrix)
         samples = [f for r in results for f in stronger_samples(folder, name, self.seed, r, images)]
-        seen = self.audit.test_set.head(crossed[0].curve.success.shape[1]) if crossed else images
+        seen = self.audit.sets[1].head(crossed[0].curve.success.shape[1]) if crossed else images
         samples += [f for one in crossed for f in transfer_samples(folder, self.seed, one, seen)]
         put_samples(folder.path, pd.concat(samples, ignore_index=True) if samples else no_samples())
         failures = [f"{one.spec.name} ({one.failure})" for one in results if one.failure]
         done = {one.spec.name: one for one in results if one.outcomes}
         verdict = judge(
             norm=norm,
-            correct=correct_of(folder, target, self.audit.test_set, norm)[: len(images)],
+            correct=correct_of(folder, target, self.audit.sets[1], norm)[: len(images)],
             stochastic=target.defense.stochastic,
             findings=self.findings[name],
             plain=case.curves,  # of all norms, by which a finding's own is known

@@ -20,8 +20,9 @@ def audit(
 
     from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
     from benchmark.progress import ConsoleProgress
+    from benchmark.training.supply import Trained
 
-    audit_run(run_dir, level=asked, data_dir=data_dir, progress=ConsoleProgress())
+    audit_run(run_dir, level=asked, progress=ConsoleProgress(), supply=Trained(data_dir))
     print_verdicts(run_dir)
     say(audit_line(run_dir))
 

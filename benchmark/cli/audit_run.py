@@ -12,7 +12,6 @@ from benchmark.audit.full import FullAudit
 from benchmark.config.spec import RunSpec
 from benchmark.console import print_table
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.datasets.load import load_images
 from benchmark.errors import UsageError, options_named
 from benchmark.execution.plan import choose_device
 from benchmark.io.locks import held
@@ -25,9 +24,10 @@ from benchmark.results.run import read_origin, read_spec
 from benchmark.results.run_folder import RunFolder
 from benchmark.results.schema import CELLS
 from benchmark.results.tables import read_table
+from benchmark.training.supply import TRAINED, Supply
 
 
-def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: Progress) -> None:
+def audit_run(run_dir: Path, *, level: Level, progress: Progress, supply: Supply = TRAINED) -> None:
     """Audit a run that lies in ``run_dir``; what is there of its audit is not done again.
 
     UsageError, before anything is computed, if the folder is not a run or its images are not those
@@ -45,21 +45,21 @@ def audit_run(run_dir: Path, *, level: Level, data_dir: Path | None, progress: P
     if not records:
         raise UsageError(f"{run_dir}: nothing was trained and attacked there yet; finish the run")
     with options_named({name: f"the run's {name}" for name in ("--n-train", "--n-test")}):
-        train_set, test_set = load_images(spec, data_dir)
-    _check_images(run_dir, spec, train_set, test_set)
+        sets = supply.images(spec)
+    _check_images(run_dir, spec, *sets)
     with held(run_dir / ".lock", str(run_dir), progress):
         folder = RunFolder(run_dir, spec, *contents(run_dir, spec.run_id))
         folder.repair(progress)
         if level == "full":
-            FullAudit(folder, records, train_set, test_set, progress).run()
+            FullAudit(folder, supply, records, sets, progress).run()
         else:
-            audit_rest(folder, records.values(), train_set, test_set, progress, may_train=True)
+            audit_rest(folder, supply, records.values(), sets, progress, may_train=True)
 
 
-def audit_full(run_dir: Path, *, data_dir: Path | None, progress: Progress) -> None:
+def audit_full(run_dir: Path, *, progress: Progress, supply: Supply = TRAINED) -> None:
     """Audit in full a run that has just ended; a run without a single model has nothing to say."""
     if list((run_dir / "models").glob("*.json")):
-        audit_run(run_dir, level="full", data_dir=data_dir, progress=progress)
+        audit_run(run_dir, level="full", progress=progress, supply=supply)
 
 
 def _check_images(

@@ -93,8 +93,9 @@ def run(
     from benchmark.execution.unused_options import remarks
     from benchmark.progress import ConsoleProgress
     from benchmark.training.model_cache import private_cache
+    from benchmark.training.supply import Trained
 
-    device = choose_device(device)
+    device, supply = choose_device(device), Trained(data_dir)
     chosen = preset or ("paper" if device == "cuda" else "quick")
     why = "asked for" if preset else f"the default on {device}"
     asked = {
@@ -126,15 +127,15 @@ def run(
         result = run_spec(
             spec,
             out=out,
-            data_dir=data_dir,
             command=command_line(),
             progress=ConsoleProgress(),
+            supply=supply,
             time_limit=time_limit,
             audit=audit != "off",
             retrain=no_cache,
         )
         if audit == "full":
-            audit_full(result.path, data_dir=data_dir, progress=ConsoleProgress())
+            audit_full(result.path, progress=ConsoleProgress(), supply=supply)
     if result.was_complete:
         say("complete: every cell of this run is there; nothing was computed")
     print_accuracies(result.cells)

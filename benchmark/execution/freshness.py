@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmark.config.spec import DefenseSpec
-from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import first_line
 from benchmark.plugins.containment import plugin_code
 from benchmark.plugins.process_settings import contained
 from benchmark.progress import Progress
-from benchmark.results.model_records import ModelRecord
+from benchmark.results.model_records import ModelOrigin, ModelRecord
 from benchmark.results.run_folder import RunFolder
-from benchmark.training.fit import seed_of, untrained
 from benchmark.training.model_cache import Checkpoints, cache_dir
-from benchmark.training.origin import around, changed, key_of, origin_of
+from benchmark.training.origin import around, changed, key_of
+from benchmark.training.supply import Sets, Supply
 
 Model = tuple[str, int]
 """A defense's name, and the seed that it was trained under."""
@@ -43,7 +42,7 @@ class Freshness:
             progress.say(f"{names}: made before {words} changed; the cells stay as they are")
 
 
-def freshness(folder: RunFolder, train_set: ImageDataset) -> Freshness:
+def freshness(folder: RunFolder, supply: Supply, sets: Sets) -> Freshness:
     """Compare the rows of ``folder`` with the defenses, and the cache, as they are now."""
     found = Freshness({}, {}, {})
     for spec, seed in folder.measured():
@@ -54,18 +53,16 @@ def freshness(folder: RunFolder, train_set: ImageDataset) -> Freshness:
             continue
         try:
             with plugin_code(), contained():
-                _look(found, spec, seed, record, train_set)
+                _look(found, spec, seed, record, supply.origin(spec, sets, seed))
         except Exception as error:  # whatever building somebody's class raises
             found.unknown[model] = first_line(error)
     return found
 
 
 def _look(
-    found: Freshness, spec: DefenseSpec, seed: int, record: ModelRecord, train_set: ImageDataset
+    found: Freshness, spec: DefenseSpec, seed: int, record: ModelRecord, now: ModelOrigin
 ) -> None:
     model, before = (spec.name, seed), record.origin
-    model_seed = seed_of(spec, train_set, seed)
-    now = origin_of(untrained(spec, train_set, model_seed), spec, train_set, model_seed)
     if before is None:
         if record.key != key_of(now.parts):
             found.unknown[model] = "an older version did not record what the model came from"

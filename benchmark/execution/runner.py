@@ -18,7 +18,7 @@ from benchmark.audit.basic import audit_defense, audit_failed, audit_rest, unaud
 from benchmark.audit.run_results import Target
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.datasets.load import load_images, load_present, say_classes, say_repeats
+from benchmark.datasets.load import say_classes, say_repeats
 from benchmark.errors import UsageError
 from benchmark.evaluation.applicability import unsuited
 from benchmark.evaluation.embedding_map import embedding_map
@@ -45,8 +45,8 @@ from benchmark.results.run_folder import RunFolder
 from benchmark.results.schema import CELLS, SAMPLES, FailureKind
 from benchmark.results.tables import make_table
 from benchmark.seeding import UNREPEATABLE
-from benchmark.training.fit import trained
 from benchmark.training.origin import another
+from benchmark.training.supply import TRAINED, Sets, Supply
 
 Result = TypeVar("Result")
 
@@ -69,9 +69,9 @@ def run(
     spec: RunSpec,
     *,
     out: Path,
-    data_dir: Path | None,
     command: str,
     progress: Progress,
+    supply: Supply = TRAINED,
     time_limit: float = 0.0,
     audit: bool = True,
     retrain: bool = False,
@@ -91,57 +91,57 @@ def run(
     folder = RunFolder.open(out, spec)
     failed = failed_before()
     idle = not (pending_work(folder, failed) or folder.damaged or (audit and unaudited(folder)))
-    if idle and not retrain and _is_fresh(folder, data_dir, progress):
+    if idle and not retrain and _is_fresh(folder, supply, progress):
         return RunResult(folder.path, folder.cells, was_complete=not failed)
-    train_set, test_set = load_images(spec, data_dir)
-    about = provenance(spec, train_set, test_set, command)
+    sets = supply.images(spec)
+    about = provenance(spec, *sets, command)
     folder.begin(about)
     say_repeats(about, spec, progress)
-    say_classes(test_set, spec, progress)
+    say_classes(sets[1], spec, progress)
     with held(folder.path / ".lock", str(folder.path), progress):
         folder = RunFolder.open(out, spec)  # another process may have gone on with it
         folder.tidy()
         folder.repair(progress)
-        _drop_stale(folder, train_set, progress)
+        _drop_stale(folder, supply, sets, progress)
         limits = Limits(time_limit, progress, set(failed))
         families = {(attack.name, attack.library): _family(attack) for attack in spec.attacks}
         for planned in pending_work(folder, failed, everything=retrain):
             work = left(folder, planned)
             if work is None:
                 continue
-            row = _Row(folder, about, families, work.seed, work.defense, progress, limits, audit)
-            row.run(work, train_set, test_set)
-            if not (intact(train_set) and intact(test_set)):  # a plugin changed them in place
-                train_set, test_set = load_images(spec, data_dir)
+            row = _Row(folder, about, families, work.seed, work.defense, progress, limits)
+            row.run(work, supply, sets, audit=audit)
+            if not all(map(intact, sets)):  # a plugin changed them in place
+                sets = supply.images(spec)
         if audit:
             models = read_models(folder.path)
-            audit_rest(folder, models, train_set, test_set, progress, may_train=False)
+            audit_rest(folder, supply, models, sets, progress, may_train=False)
     return RunResult(folder.path, folder.cells, was_complete=False)
 
 
-def _is_fresh(folder: RunFolder, data_dir: Path | None, progress: Progress) -> bool:
+def _is_fresh(folder: RunFolder, supply: Supply, progress: Progress) -> bool:
     """Tell whether a complete run belongs to what is there now; say so where that is not known.
 
     UsageError if the images differ.
     """
     try:
-        train_set, test_set = load_present(folder.spec, data_dir)
+        sets = supply.present(folder.spec)
     except UsageError as error:
         progress.say(f"not checked against what is there now: {error}; the cells are as computed")
         return True
-    checksums = {"train_checksum": train_set.checksum, "test_checksum": test_set.checksum}
+    checksums = {"train_checksum": sets[0].checksum, "test_checksum": sets[1].checksum}
     folder.check_images(checksums)
     if not (folder.path / "run.json").exists():
         progress.say("not checked whether the images are the same: there is no run.json")
-    found = freshness(folder, train_set)
+    found = freshness(folder, supply, sets)
     if not found.stale:
         found.say(progress)
     return not found.stale
 
 
-def _drop_stale(folder: RunFolder, train_set: ImageDataset, progress: Progress) -> None:
+def _drop_stale(folder: RunFolder, supply: Supply, sets: Sets, progress: Progress) -> None:
     """Delete the rows of every defense that has changed since they were computed, and say so."""
-    found = freshness(folder, train_set)
+    found = freshness(folder, supply, sets)
     found.say(progress)
     for (name, seed), reason in found.stale.items():
         n = folder.drop(name, seed)
@@ -167,21 +167,15 @@ class _Row:
     defense: DefenseSpec
     progress: Progress
     limits: Limits
-    audit: bool
 
-    def run(self, work: Work, train_set: ImageDataset, test_set: ImageDataset) -> None:
-        """Train the defense, ask it about clean images and run the attacks that are missing."""
-        name, spec = self.defense.name, self.folder.spec
+    def run(self, work: Work, supply: Supply, sets: Sets, *, audit: bool) -> None:
+        """Get the model, ask it about clean images and run the attacks that are missing."""
+        name, spec, test_set = self.defense.name, self.folder.spec, sets[1]
 
         def train() -> tuple[Defense, ModelRecord, str]:
             before = self.folder.record(name, self.seed)
-            model, record = trained(
-                self.defense,
-                train_set,
-                test_set,
-                seed=self.seed,
-                progress=self.progress,
-                before=before,
+            model, record = supply.model(
+                self.defense, sets, seed=self.seed, progress=self.progress, before=before
             )
             return model, record, _summary(record)
 
@@ -210,8 +204,8 @@ class _Row:
         clean = CleanPredictions(model)
         for attack in work.attacks:
             self._attack(attack, model, test_set.head(attack.n), kept, clean)
-        if self.audit and work.attacks:
-            self._audit(clean, train_set, test_set)
+        if audit and work.attacks:
+            self._audit(clean, sets)
             kept.restore()
         if work.codes:
             self._map_codes(clean, test_set)
@@ -271,9 +265,7 @@ class _Row:
         else:
             self.progress.say(f"{name}: code map of {len(images)} test images")
 
-    def _audit(
-        self, clean: CleanPredictions, train_set: ImageDataset, test_set: ImageDataset
-    ) -> None:
+    def _audit(self, clean: CleanPredictions, sets: Sets) -> None:
         """Ask whether the attacks can be believed; a failure costs the verdict, not the run."""
         name = self.defense.name
 
@@ -283,7 +275,7 @@ class _Row:
         try:
             with self.limits.limited(f"{name}: audit", fail):
                 target = Target(name, self.seed, clean.defense, clean)
-                audit_defense(self.folder, target, train_set, test_set, self.progress)
+                audit_defense(self.folder, target, *sets, self.progress)
         except Exception as error:
             reason = self.folder.keep_traceback(f"{name}-seed{self.seed}-audit", error)
             self.progress.say(f"{name}: no audit: {reason}")

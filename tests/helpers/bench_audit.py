@@ -37,6 +37,7 @@ from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.results.audit_tables import read_audit
 from benchmark.results.audit_words import Level
+from benchmark.training.supply import Trained
 
 THREAT = ThreatModel("linf", (0.1, 0.2))
 EFFORT = Effort(steps=10, restarts=1, probes=6, eot=3, levels=2, targets=3)
@@ -163,11 +164,11 @@ def quick_rows(datasets: Sequence[str], defenses: Sequence[str], out: Path) -> I
     """Yield a row per defense and norm of runs of the preset quick, in percent; runs go on where
     they were stopped."""
     folder = os.environ.get("BENCHMARK_DATA_DIR")
-    data_dir, device = Path(folder) if folder else None, choose_device("auto")
+    supply, device = Trained(Path(folder) if folder else None), choose_device("auto")
     for dataset in datasets:
         spec = plan(dataset=dataset, preset="quick", device=device, defenses=defenses)
-        found = run(spec, out=out, data_dir=data_dir, command="bench_audit", progress=Progress())
-        audit_run(found.path, level="full", data_dir=data_dir, progress=Progress())
+        found = run(spec, out=out, command="bench_audit", progress=Progress(), supply=supply)
+        audit_run(found.path, level="full", progress=Progress(), supply=supply)
         names = ("plain_accuracy", "stronger_accuracy", "transfer_accuracy", "headline_accuracy")
         for row in read_audit(found.path).verdicts.to_dict("records"):
             why = row["reasons"].partition(";")[0] if row["verdict"] == "gradient masking" else ""

@@ -53,7 +53,7 @@ def planned(**changes) -> RunSpec:
 
 def ran(wanted: RunSpec, out: Path, cache: Path, **options) -> Path:
     """Run ``wanted`` with the models in ``cache``; return the run's folder."""
-    asked = {"data_dir": None, "command": "", "progress": Progress(), "audit": False, **options}
+    asked = {"command": "", "progress": Progress(), "audit": False, **options}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHMARK_CACHE_DIR", str(cache))
         result = runner.run(wanted, out=out, **asked)

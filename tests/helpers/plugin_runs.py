@@ -50,9 +50,7 @@ def own_cache(tmp_path_factory):
 
 
 def go(spec: RunSpec, out: Path, limit: float = LONG) -> runner.RunResult:
-    return runner.run(
-        spec, out=out, data_dir=None, command="", progress=Progress(), time_limit=limit
-    )
+    return runner.run(spec, out=out, command="", progress=Progress(), time_limit=limit)
 
 
 def own(cells: pd.DataFrame, **which: str) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from benchmark.audit.case import Finding
 from benchmark.audit.checks import checks_of
 from benchmark.audit.registration import Check
 from benchmark.audit.run_results import Target, curves_of, norms_of, passes_of
-from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.audit.verdict import judge
 from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
 from benchmark.config.spec import AttackSpec
@@ -39,6 +38,7 @@ from benchmark.results import (
 from benchmark.results.audit_tables import read_audit
 from benchmark.results.recovery import contents
 from benchmark.results.run_folder import RunFolder
+from benchmark.training.recall import OtherModelError, recall
 
 # --- tables
 
@@ -144,7 +144,7 @@ def small(**options):
 
 
 def start(spec, out, **options):
-    options = {"data_dir": None, "command": "test", "progress": Progress(), **options}
+    options = {"command": "test", "progress": Progress(), **options}
     return run(spec, out=out, **options)
 
 
@@ -264,14 +264,14 @@ def test_memory_that_runs_out_leaves_the_verdict_undecided(audited, tmp_path, mo
     assert "memory ran out (CUDA out of memory" in row["reasons"]
     names = [check.name for check in checks_of("basic")]
     assert found.findings["check"].tolist() == names[: names.index("zero-gradient")]
-    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    audit_run(result.path, level="full", progress=Progress())
     (row,) = read_audit(result.path).verdicts.to_dict("records")
     assert row["verdict"] == "undecided"
     assert "memory ran out" in row["reasons"]
     monkeypatch.setattr("benchmark.audit.full.FACTOR", 0.1)
     monkeypatch.setattr("benchmark.audit.full.LEVELS", 1)
     monkeypatch.setattr(Check, "run", ask)
-    audit_run(result.path, level="full", data_dir=None, progress=Progress())
+    audit_run(result.path, level="full", progress=Progress())
     found = read_audit(result.path)
     assert "memory" not in found.verdicts["reasons"].item()
     assert set(found.findings["check"]) == {check.name for check in checks_of("full")}
@@ -327,7 +327,7 @@ def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
     spec = replace(spec, attacks=(spec.attacks[0], l2))
     path = start(spec, tmp_path).path
     cells = (path / "cells.parquet").read_bytes()
-    audit_run(path, level="full", data_dir=None, progress=Progress())
+    audit_run(path, level="full", progress=Progress())
     found = read_audit(path)
     assert set(found.verdicts["level"]) == {"full"}
     assert not found.verdicts["stronger_accuracy"].isna().any()
@@ -340,7 +340,7 @@ def test_the_full_audit_judges_every_defense(audited, tmp_path, monkeypatch):
     assert set(found.findings["level"]) == {"basic", "full"}
     assert (path / "cells.parquet").read_bytes() == cells
     monkeypatch.setattr("benchmark.audit.full._Seed.run", lambda self: pytest.fail("again"))
-    audit_run(path, level="full", data_dir=None, progress=Progress())
+    audit_run(path, level="full", progress=Progress())
 
 
 def test_a_model_that_is_gone_leaves_the_verdict_undecided(audited, tmp_path, monkeypatch):
@@ -348,7 +348,7 @@ def test_a_model_that_is_gone_leaves_the_verdict_undecided(audited, tmp_path, mo
     path = start(spec, tmp_path).path
     (record,) = read_models(path)
     write_model(path, replace(record, key="0" * 64))
-    audit_run(path, level="full", data_dir=None, progress=Progress())
+    audit_run(path, level="full", progress=Progress())
     (row,) = read_audit(path).verdicts.to_dict("records")
     assert row["verdict"] == "undecided"
     assert "it would be another one" in row["reasons"]
@@ -376,7 +376,7 @@ def test_a_model_is_taken_by_its_recorded_key_or_trained_again(audited, monkeypa
 def test_other_images_are_refused(tmp_path):
     run_dir = fake_run(tmp_path, replace(fake_spec(("madry",), seeds=(0,)), dataset="digits"))
     with pytest.raises(UsageError, match="other digits images"):
-        audit_run(run_dir, level="full", data_dir=None, progress=Progress())
+        audit_run(run_dir, level="full", progress=Progress())
 
 
 # --- the command line

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import nn
 from toys import TOY, SmallCNN
 
-from benchmark.audit.trained_models import OtherModelError, recall
 from benchmark.cli import main
 from benchmark.cli.audit_run import audit_run
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
@@ -34,6 +33,7 @@ from benchmark.training import model_cache, origin
 from benchmark.training.files_read import changed_file, watching
 from benchmark.training.model_cache import private_cache
 from benchmark.training.origin import alike, start_of, weights_of
+from benchmark.training.recall import OtherModelError, recall
 
 CODE = """
 import torch
@@ -129,7 +129,6 @@ def go(tmp_path):
         result = runner.run(
             spec,
             out=tmp_path / out,
-            data_dir=None,
             command="python -m benchmark run",
             progress=heard,
             audit=False,
@@ -543,7 +542,7 @@ def test_the_audit_refuses_a_defense_that_has_changed(write, go):
     write(**WRONG)
     with pytest.raises(OtherModelError, match="its code changed since the run attacked it"):
         recall(SPEC.defenses[0], record, *sets, **options)
-    audit_run(result.path, level="basic", data_dir=None, progress=Progress())
+    audit_run(result.path, level="basic", progress=Progress())
 
 
 def test_a_cross_check_of_other_code_or_images_is_computed_again(write, tmp_path):

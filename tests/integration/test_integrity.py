@@ -294,7 +294,7 @@ def test_a_run_mends_its_folder_and_ends_with_the_same_numbers(tmp_path, capsys)
     def go():
         said = Said()
         out = tmp_path / "runs"
-        return runner.run(spec, out=out, data_dir=None, command="", progress=said), said.lines
+        return runner.run(spec, out=out, command="", progress=said), said.lines
 
     before = read_run(go()[0].path)
     fits = Tiny.fits

@@ -27,6 +27,7 @@ from benchmark.io.atomic import write_atomic
 from benchmark.machine_errors import AGAIN, cannot_write, fault_line, open_folder, out_of_memory
 from benchmark.results import CELL_KEY, read_run, write_tables
 from benchmark.results.pictures import read_pictures
+from benchmark.training import supply
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -254,7 +255,7 @@ def test_a_bug_keeps_its_traceback(call, monkeypatch):
     def bug(*args, **options):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(runner, "load_images", bug)
+    monkeypatch.setattr(supply, "load_images", bug)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         main(list(RUN))
 

@@ -78,7 +78,7 @@ def test_console_verdict_and_report_treat_it_like_a_built_in_one(pages, tmp_path
     )
     attack = replace(spec.attacks[0], params={**spec.attacks[0].params, "steps": 3})
     spec = replace(spec, attacks=(attack,))
-    found = run(spec, out=tmp_path / "out", data_dir=None, command="test", progress=Progress())
+    found = run(spec, out=tmp_path / "out", command="test", progress=Progress())
     findings = read_audit(found.path).findings.set_index("check")
     row = findings.loc["left-handed"]
     assert (row["answer"], row["reason"], row["level"]) == ("alarm", "holds images left", "basic")

@@ -420,7 +420,7 @@ def test_repeats_are_said_and_kept_with_the_run(tmp_path, monkeypatch):
         defenses=(DefenseSpec("toys:Tiny", {"training": {"epochs": 1, "batch_size": 4}}),),
         attacks=(AttackSpec("pgd", ThreatModel("linf", (0.1,)), 4, params={"steps": 1}),),
     )
-    result = runner.run(spec, out=tmp_path, data_dir=None, command="", progress=Listening())
+    result = runner.run(spec, out=tmp_path, command="", progress=Listening())
     kept = json.loads((result.path / "run.json").read_text("utf-8"))["dataset"]["repeats"]
     assert kept == {"test_in_train": 1, "within_test": 1, "within_train": 0}
     (line,) = [line for line in said if line.startswith("toy: ")]

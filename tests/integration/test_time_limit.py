@@ -134,7 +134,7 @@ time_limit.GRACE = 0.05
 restart.can_restart = lambda: True
 out = Path(sys.argv[1])
 spec = RunSpec.from_json((out / "asked.json").read_text())
-result = runner.run(spec, out=out, data_dir=None, command="", progress=ConsoleProgress(),
+result = runner.run(spec, out=out, command="", progress=ConsoleProgress(),
                     time_limit=1000)
 print("failed", result.n_failed)
 """

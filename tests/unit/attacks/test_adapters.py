@@ -309,7 +309,7 @@ def go(tmp_path, monkeypatch):
 
     def run(**settings):
         spec = plan(**{**RUN, "n_train": 100, "n_test": 12, "eps": (0.0, 0.3), **settings})
-        result = run_spec(spec, out=tmp_path, data_dir=None, command="run", progress=Progress())
+        result = run_spec(spec, out=tmp_path, command="run", progress=Progress())
         return result.cells
 
     return run

@@ -25,7 +25,7 @@ class Said(Progress):
 def start(name, out, attacks=("pgd", "pgd-eot"), eps=(0.0, 0.05, 0.1)):
     spec = plan(**OPTIONS, defenses=(f"noisy:{name}",), attacks=attacks, eps=eps)
     said = Said()
-    found = run(spec, out=out, data_dir=None, command="test", progress=said)
+    found = run(spec, out=out, command="test", progress=said)
     assert found.n_failed == 0, found.cells["reason"].tolist()
     return found.path, said.lines
 
@@ -59,7 +59,7 @@ def test_the_audit_in_full_gives_the_same_numbers_too(tmp_path, monkeypatch):
     found = []
     for name in ("one", "other"):
         path, _ = start("OwnNoise", tmp_path / name, attacks=("pgd",), eps=(0.0, 0.1))
-        audit_run(path, level="full", data_dir=None, progress=Progress())
+        audit_run(path, level="full", progress=Progress())
         found.append(read_audit(path))
     same(found[0].samples, found[1].samples)
     same(found[0].transfer, found[1].transfer)

@@ -143,7 +143,7 @@ def test_where_the_strongest_cannot_be_rerun_the_next_one_is_that_beat_the_run(t
         "audit-margin": result(attack("pgd", steps=12)),
         "audit-apgd": result(attack("APGD", library="torchattacks")),
     }
-    audit = FullAudit(SimpleNamespace(spec=RUN), {}, None, None, Progress())
+    audit = FullAudit(SimpleNamespace(spec=RUN), None, {}, (None, None), Progress())
     line = _Seed(audit, 3, [])._rerun("undefended", verdict, done)
     assert "inhouse:pgd(steps=12)" in line
     del done["audit-margin"]

@@ -56,7 +56,7 @@ class Lines(Progress):
 
 def test_a_dataset_of_one_class_is_refused(tmp_path):
     with pytest.raises(UsageError, match="test_load:ALONE has 1 class: an attack needs two") as e:
-        run(spec_of("ALONE"), out=tmp_path, data_dir=None, command="", progress=Progress())
+        run(spec_of("ALONE"), out=tmp_path, command="", progress=Progress())
     assert "\n" not in str(e.value)
 
 
@@ -81,7 +81,7 @@ def test_images_of_one_class_are_said(tmp_path, monkeypatch, name, n_test, said)
     assert all(line.startswith(words) for line, words in zip(lines.lines, said, strict=True))
     if name == "UNEVEN":
         whole = Lines()
-        run(spec, out=tmp_path, data_dir=None, command="", progress=whole, audit=False)
+        run(spec, out=tmp_path, command="", progress=whole, audit=False)
         assert [line for line in whole.lines if "of one class" in line] == lines.lines
 
 

@@ -316,7 +316,7 @@ def test_a_run_asks_a_deterministic_model_for_its_clean_predictions_once(tmp_pat
         code_map=CodeMapSpec(("counting:Counting",), once),
     )
     Counting.asked.clear()
-    found = run(spec, out=tmp_path, data_dir=None, command="test", progress=Progress())
+    found = run(spec, out=tmp_path, command="test", progress=Progress())
     assert found.n_failed == 0
     assert len(pd.read_parquet(found.path / "codes.parquet")) == 40
     clean = DIGITS.load("test", n=20).x().numpy().tobytes()

@@ -470,7 +470,6 @@ def test_the_runner_hands_exact_on(tmp_path, monkeypatch):
         runner.run(
             replace(spec, exact=exact),
             out=tmp_path,
-            data_dir=None,
             command="run",
             progress=Progress(),
         )

@@ -30,7 +30,7 @@ def go(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path / "cache"))
 
     def run(spec=MAPPED):
-        return runner.run(spec, out=tmp_path, data_dir=None, command="", progress=Progress())
+        return runner.run(spec, out=tmp_path, command="", progress=Progress())
 
     return run
 

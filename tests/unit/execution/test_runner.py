@@ -20,6 +20,7 @@ from benchmark.io.json_files import write_json
 from benchmark.progress import Progress
 from benchmark.results import CELL_KEY, SAMPLES, read_run
 from benchmark.results.pictures import PICTURED, decoded, pictured_eps, read_pictures
+from benchmark.training import supply
 
 EPS = (0.0, 0.02, 0.3)
 DEFENSES = (DefenseSpec("toys:Tiny"), DefenseSpec("toys:Coded"))
@@ -54,7 +55,6 @@ def go(tmp_path):
         return runner.run(
             spec,
             out=tmp_path / out,
-            data_dir=None,
             command="python -m benchmark run",
             progress=progress or Progress(),
         )
@@ -181,7 +181,7 @@ def test_pictures_show_the_first_samples_as_they_were_scored(go):
 
 def test_a_second_call_computes_nothing_and_changes_no_byte(go, monkeypatch):
     before = fingerprint(go().path)
-    monkeypatch.setattr(runner, "trained", None)
+    monkeypatch.setattr(supply, "trained", None)
     monkeypatch.setattr(runner, "sweep", None)
     result = go()
     assert result.was_complete
@@ -370,7 +370,7 @@ def test_an_attack_that_does_not_suit_a_defense_is_skipped_with_the_reason(go, m
     assert same(read_run(go(replace(SPEC, defenses=DEFENSES[:1])).path), run, attack="pgd")
 
     before = fingerprint(result.path)
-    monkeypatch.setattr(runner, "trained", None)
+    monkeypatch.setattr(supply, "trained", None)
     assert go(spec).was_complete
     assert fingerprint(result.path) == before
 
@@ -459,7 +459,7 @@ def test_a_reused_model_is_in_evaluation_mode_and_equal(tmp_path):
     from benchmark.datasets import DIGITS
 
     data = DIGITS.load("train", n=60), DIGITS.load("test", n=20)
-    models = [runner.trained(DEFENSES[0], *data, seed=3, progress=Progress())[0] for _ in range(2)]
+    models = [supply.trained(DEFENSES[0], *data, seed=3, progress=Progress())[0] for _ in range(2)]
     assert Tiny.fits == 1
     assert not models[1].training
     assert torch.equal(models[0].net[1].weight, models[1].net[1].weight)

@@ -200,7 +200,7 @@ def audited(cache, tmp_path_factory):
     """A run under our own attack, with the audit, and what it said."""
     lines, out = Lines(), tmp_path_factory.mktemp("out")
     spec = spec_of(AUDITED, ["pgd"], ["inhouse"])
-    result = run(spec, out=out, data_dir=None, command="", progress=lines)
+    result = run(spec, out=out, command="", progress=lines)
     return result, lines.lines
 
 
@@ -209,7 +209,7 @@ def attacked(cache, tmp_path_factory):
     """A run of every network under every installed library, and what it said."""
     spec = spec_of([*NAMES, "Trained"], ["pgd", "pgd-l2"], INSTALLED)
     lines, out = Lines(), tmp_path_factory.mktemp("out")
-    result = run(spec, out=out, data_dir=None, command="", progress=lines, audit=False)
+    result = run(spec, out=out, command="", progress=lines, audit=False)
     return result, lines.lines
 
 
@@ -285,9 +285,7 @@ def test_the_crosscheck_runs_on_a_network_that_takes_views(tmp_path, monkeypatch
         eps=[0.3],
     )
     asked = replace(asked, spec=replace(asked.spec, n_train=60))
-    found, _ = crosscheck(
-        asked, out=tmp_path / "out", data_dir=None, command="", progress=Progress()
-    )
+    found, _ = crosscheck(asked, out=tmp_path / "out", command="", progress=Progress())
     libraries = found.tables["libraries"]
     assert set(libraries[libraries["library"].isin(INSTALLED)]["status"]) == {"ok"}
 

@@ -213,7 +213,7 @@ def test_the_numbers_are_the_same_by_path_and_by_name(
 
     def run(**asked: object) -> pd.DataFrame:
         spec = planned(**asked, **small)
-        about = {"out": tmp_path / "runs", "data_dir": None, "command": "", "audit": False}
+        about = {"out": tmp_path / "runs", "command": "", "audit": False}
         done = runner.run(spec, **about, progress=Progress())
         samples = read_table(done.path / "samples.parquet", SAMPLES)
         return samples.drop(columns=["run_id", "dataset", "defense", "attack"])
