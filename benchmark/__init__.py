@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from benchmark.datasets.dataset import ImageDataset
     from benchmark.datasets.info import DatasetInfo
     from benchmark.errors import UsageError
+    from benchmark.given.evaluate import evaluate
+    from benchmark.given.evaluation import Evaluation
     from benchmark.models.defense import Defense, TrainingLog
 
 __version__ = "0.1.0"
@@ -23,12 +25,14 @@ _HOME = {
     "BudgetAttack": "benchmark.attacks.base",
     "DatasetInfo": "benchmark.datasets.info",
     "Defense": "benchmark.models.defense",
+    "Evaluation": "benchmark.given.evaluation",
     "ImageDataset": "benchmark.datasets.dataset",
     "MinimalAttack": "benchmark.attacks.base",
     "RunSpec": "benchmark.config.spec",
     "TrainingLog": "benchmark.models.defense",
     "UsageError": "benchmark.errors",
     "attack_view": "benchmark.attacks.view",
+    "evaluate": "benchmark.given.evaluate",
 }
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "BudgetAttack",
     "DatasetInfo",
     "Defense",
+    "Evaluation",
     "ImageDataset",
     "MinimalAttack",
     "RunSpec",
@@ -43,6 +48,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "attack_view",
+    "evaluate",
 ]
 
 

@@ -67,10 +67,18 @@ def audit_defense(
             stochastic=target.defense.stochastic,
             findings=findings,
             plain=case.curves,
+            missing=out_of_reach(target.defense),
         )
         rows.append(verdict_row(folder, target.name, target.seed, verdict, "basic"))
         progress.say(f"{target.name}: audit, {norm}: {verdict}")
     put_verdicts(folder.path, make_table(rows, VERDICTS))
+
+
+def out_of_reach(defense: Defense) -> list[str]:
+    """Return what no attack could have of a model that was handed over as a function."""
+    return (
+        [] if defense.gives == "gradients" else [f"its gradient (only {defense.gives} are given)"]
+    )
 
 
 def audit_rest(

@@ -13,7 +13,7 @@ from functools import partial
 import pandas as pd
 
 from benchmark.audit.attack_harder import StrongerResult, attack_harder
-from benchmark.audit.basic import ask, audit_failed, case_of, verdict_row
+from benchmark.audit.basic import ask, audit_failed, case_of, out_of_reach, verdict_row
 from benchmark.audit.budgets import shared, telling
 from benchmark.audit.case import Case, Curve, Finding
 from benchmark.audit.rerun import command_for, words_of
@@ -257,7 +257,7 @@ class _Seed:
             plain=case.curves,  # of all norms, by which a finding's own is known
             own=[one.curve for one in done.values()],
             transferred=[one.curve for one in crossed],
-            missing=[*failures, *self.troubles.get(name, [])],
+            missing=[*out_of_reach(target.defense), *failures, *self.troubles.get(name, [])],
             settings={attack: words_of(one) for attack, one in done.items()},
         )
         command = self._rerun(name, verdict, done)

@@ -34,7 +34,7 @@ DECIDED = 3
 
 def searches(case: Case) -> bool:
     """Tell whether the defense is of the costly kind that searches for its answer."""
-    return case.bpda or not case.defense.differentiable
+    return case.bpda or (case.defense.gives == "gradients" and not case.defense.differentiable)
 
 
 def most_of(case: Case) -> int:

@@ -14,9 +14,17 @@ from benchmark.seeding import seeded
 
 Measure = Callable[[Case], Finding | Sequence[Finding]]
 
-Need = Literal["correct", "curves", "gradient"]
-"""What a check cannot do without: images that the defense gets right, the run's sweeps, or a finite
-gradient at these images."""
+
+def only_answers(case: Case) -> str:
+    """Say that of a model which was handed over as a function only answers can be had."""
+    gives = case.defense.gives
+    return "" if gives == "gradients" else f"of this model only its {gives} can be had"
+
+
+Need = Literal["correct", "curves", "scores", "model", "gradient"]
+"""What a check cannot do without: images that the defense gets right, the run's sweeps, scores and
+not only labels, a model that can be differentiated in principle (nobody blames a function for not
+being one), or a finite gradient at these images."""
 
 LACKS: dict[Need, Callable[[Case], str]] = {
     "correct": lambda case: (
@@ -25,7 +33,9 @@ LACKS: dict[Need, Callable[[Case], str]] = {
         else f"the defense gets none of the {len(case.y)} images right: there is nothing to attack"
     ),
     "curves": lambda case: "" if case.curves else "the run holds no sweep of this defense",
-    "gradient": lambda case: case.once(gradients).unusable,
+    "scores": lambda case: only_answers(case) if case.defense.gives == "labels" else "",
+    "model": only_answers,
+    "gradient": lambda case: only_answers(case) or case.once(gradients).unusable,
 }
 """Why a case lacks what a check needs; "" where it does not."""
 

@@ -39,11 +39,11 @@ def words_of(result: StrongerResult) -> str:
 def command_for(run: RunSpec, defense: str, seed: int, result: StrongerResult, eps: float) -> str:
     """Return the command that runs an attack of the audit at ``eps`` on the same model and images.
 
-    "" where no run can: a surrogate that the audit made, or an attack that ``--attacks`` cannot
-    name with its parameters. Random starts are others than the audit's.
+    "" where no run can: a surrogate that the audit made, a model that was handed over, or an attack
+    that ``--attacks`` cannot name with its parameters. Random starts are others than the audit's.
     """
     setting = setting_of(result.spec)
-    if result.on_surrogate or not _can_be_named(result.spec, setting):
+    if result.on_surrogate or not run.trains or not _can_be_named(result.spec, setting):
         return ""
     kind = next(own.type for own in run.defenses if own.name == defense)
     words = [

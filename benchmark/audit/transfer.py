@@ -120,8 +120,9 @@ def substitute_for(spec: RunSpec) -> DefenseSpec | None:
 
     The undefended model, as the run's preset trains it on the run's dataset. A run of the
     undefended model alone needs none: its own gradient is what a substitute would stand in for.
+    For a model that was handed over there is nothing to train one on.
     """
-    if len(spec.defenses) > 1 or spec.defenses[0].type == UNDEFENDED:
+    if not spec.trains or len(spec.defenses) > 1 or spec.defenses[0].type == UNDEFENDED:
         return None
     return resolve_defense(preset_for(spec.preset, spec.dataset), UNDEFENDED)
 

@@ -14,6 +14,7 @@ from benchmark import __version__
 from benchmark.cli.audit import audit
 from benchmark.cli.crosscheck import crosscheck
 from benchmark.cli.dimension import dimension
+from benchmark.cli.evaluate import evaluate
 from benchmark.cli.listing import list_names
 from benchmark.cli.messages import say
 from benchmark.cli.report import report
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (run, audit, report, crosscheck, dimension, speed):
+for command in (evaluate, run, audit, report, crosscheck, dimension, speed):
     app.command()(command)
 app.command("list")(list_names)
 

@@ -18,11 +18,19 @@ def audit(
     """Ask whether a run's attacks can be believed: checks, stronger attacks, transfer, verdicts."""
     asked = check_level(level)
 
-    from benchmark.cli.audit_run import audit_line, audit_run, print_verdicts
+    from benchmark.cli.verdicts import audit_line, print_verdicts
+    from benchmark.execution.audit_run import audit_run
     from benchmark.progress import ConsoleProgress
-    from benchmark.training.supply import Trained
+    from benchmark.results.run import read_spec
+    from benchmark.training.supply import Supply, Trained
 
-    audit_run(run_dir, level=asked, progress=ConsoleProgress(), supply=Trained(data_dir))
+    progress = ConsoleProgress()
+    supply: Supply = Trained(data_dir)
+    if not read_spec(run_dir).trains:
+        from benchmark.given.source import Source
+
+        supply = Source.read(run_dir).subject(progress.say).supply
+    audit_run(run_dir, level=asked, progress=progress, supply=supply)
     print_verdicts(run_dir)
     say(audit_line(run_dir))
 

@@ -87,7 +87,8 @@ def run(
     if preset and preset not in presets.preset_names():
         raise unknown_name("preset", preset, presets.preset_names())
 
-    from benchmark.cli.audit_run import audit_full, audit_line
+    from benchmark.cli.verdicts import audit_line
+    from benchmark.execution.audit_run import audit_full
     from benchmark.execution.plan import choose_device, plan
     from benchmark.execution.runner import run as run_spec
     from benchmark.execution.unused_options import remarks

@@ -100,11 +100,20 @@ class CodeMapSpec:
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """A model and images that the user hands over: a digest of each."""
+
+    model: str
+    images: str
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """A whole run: one dataset, its defenses, its attacks and its seeds.
 
     ``study`` names the preset's study whose members the defenses are, if they are any. ``exact``
-    has every image attacked from scratch at every eps.
+    has every image attacked from scratch at every eps. ``handed_over`` says that nothing is
+    trained: the one model, and the images, are the user's, and ``n_train`` is 0.
     """
 
     dataset: str
@@ -118,14 +127,23 @@ class RunSpec:
     study: str = ""
     code_map: CodeMapSpec | None = None
     exact: bool = False
+    handed_over: HandedOver | None = None
 
     def __post_init__(self) -> None:
-        for option, n in (("--n-train", self.n_train), ("--n-test", self.n_test)):
-            check_count(option, n)
+        check_count("--n-test", self.n_test)
+        if self.trains:
+            check_count("--n-train", self.n_train)
+        elif len(self.defenses) != 1 or self.n_train:
+            raise UsageError("a model that was handed over is alone in its run, and not trained")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"--seeds must be distinct whole numbers, got {list(self.seeds)}")
         if any(not -(2**63) <= seed < 2**63 for seed in self.seeds):
             raise UsageError("--seeds: the tables hold whole numbers of 64 bits; give smaller ones")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run's models are trained by the harness."""
+        return self.handed_over is None
 
     def to_json(self) -> str:
         """Return the spec as canonical JSON: equal specs give equal text."""
@@ -133,6 +151,8 @@ class RunSpec:
         # What is not set is left out, so that runs made before the setting keep their names.
         if not self.exact:
             del settings["exact"]
+        if self.trains:
+            del settings["handed_over"]
         plugins = [*settings["defenses"], *settings["attacks"]]
         plugins += [settings["code_map"]["attack"]] if self.code_map else []
         for plugin in plugins:

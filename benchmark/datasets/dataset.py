@@ -63,6 +63,13 @@ class ImageDataset:
         checksum = digest_bytes(values.cpu().contiguous().numpy().data for values in parts)
         return cls(info, *parts, source, checksum, n_available)
 
+    @classmethod
+    def empty(cls, info: DatasetInfo, device: torch.device | str = "cpu") -> "ImageDataset":
+        """Return no images at all: what a model that was handed over is known to be trained on."""
+        images = torch.zeros((0, *info.shape), dtype=torch.uint8, device=device)
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        return cls.from_tensors(info, images, none, none, source="none", n_available=0)
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -16,6 +16,8 @@ def unsuited(defense: Defense, attack: Attack, spec: AttackSpec) -> str:
     if attack.needs_generator and defense.latent_dim is None:
         return "it searches the latents of a generator, and this defense has no generator"
     follows_gradient = attack.needs_gradient and not attack.needs_generator
+    if attack.needs_gradient and defense.gives != "gradients":
+        return f"it follows the gradient, and of this model only {defense.gives} can be had"
     if follows_gradient and not spec.bpda and not defense.differentiable:
         return "it follows the gradient, and this defense passes none to the image without BPDA"
     if spec.bpda and defense.differentiable and not _has_surrogate(defense):

@@ -39,6 +39,7 @@ from benchmark.batching import BATCH_SIZE, Batches, gpu_batch_size
 from benchmark.config.spec import AttackSpec
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.errors import PluginError
+from benchmark.evaluation.nearest import NearestImages
 from benchmark.evaluation.scoring import (
     NOT_A_NUMBER,
     CleanPredictions,
@@ -122,18 +123,19 @@ def sweep(
     progress: Progress,
     exact: bool = False,
     clean: CleanPredictions | None = None,
+    nearest: NearestImages | None = None,
 ) -> Iterator[Outcome]:
     """Attack the images of ``data`` at every eps of ``spec``; yield an outcome per eps, ascending.
 
     An ``exact`` sweep attacks every image from scratch at every eps. ``seed_at`` maps eps to the
-    cell's seed, and ``clean`` keeps the defense's clean predictions from sweep to sweep. The
-    defense must be in evaluation mode and on the data's device. Whatever the attack raises passes
-    through.
+    cell's seed, ``clean`` keeps the defense's clean predictions from sweep to sweep, and
+    ``nearest`` collects the adversarial images. The defense must be in evaluation mode and on the
+    data's device. Whatever the attack raises passes through.
     """
     clean = clean or CleanPredictions(defense)
     with seeded(seed_at(0.0), data.device, defense):
         pred_clean = clean.of(data)
-    search = _Search(defense, attack, spec, data, pred_clean)
+    search = _Search(defense, attack, spec, data, pred_clean, nearest)
     cells = _cells_of(attack, defense, exact=exact)
     with progress.task("attacking", len(spec.threat.eps) * len(data)) as advance:
         start = time.perf_counter()
@@ -212,6 +214,7 @@ class _Search:
         spec: AttackSpec,
         data: ImageDataset,
         pred_clean: Tensor,
+        nearest: NearestImages | None,
     ) -> None:
         self.defense = defense
         self.attack = attack
@@ -219,6 +222,7 @@ class _Search:
         self.data = data
         self.labels = data.labels.cpu()
         self.pred_clean = pred_clean
+        self.nearest = nearest
         self.correct = pred_clean == self.labels
         self.settings = ViewSettings.of(defense, spec, data)
         self.notes: dict[str, tuple[int, float]] = {}
@@ -279,6 +283,8 @@ class _Search:
             batches=self.batches,
         )
         found.put(rows, judged)
+        if self.nearest is not None:
+            self.nearest.put(rows, judged)
         self.dropped += judged.dropped
         if self.dtype != str(torch.bfloat16):  # one batch that was searched coarsely tells
             self.dtype = str(judged.dtype)

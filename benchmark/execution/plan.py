@@ -79,7 +79,7 @@ def plan(
         seeds=tuple(seeds),
         device=device,
         defenses=tuple(_defenses(settings, names, studied)),
-        attacks=_attacks(settings, attacks, libraries, eps, n_test),
+        attacks=attack_specs(settings, attacks, libraries, eps, n_test),
         study=study,
         code_map=None if studied else _code_map(settings, names, n_test),
         exact=exact,
@@ -103,7 +103,7 @@ def _defenses(
             yield found
 
 
-def _attacks(
+def attack_specs(
     settings: Mapping[str, Any],
     names: Sequence[str],
     libraries: Sequence[str],
@@ -159,7 +159,7 @@ def _code_map(settings: Mapping[str, Any], names: Sequence[str], n_test: int) ->
         return None
     name, own = asked["attack"], {"eps": [asked["eps"]], "n": asked["n"]}
     refined = merge(settings, {"attack_settings": {name: own}})
-    (attack,) = _attacks(refined, [name], (), None, n_test)
+    (attack,) = attack_specs(refined, [name], (), None, n_test)
     return CodeMapSpec(defenses, attack)
 
 

@@ -22,6 +22,7 @@ from benchmark.datasets.load import say_classes, say_repeats
 from benchmark.errors import UsageError
 from benchmark.evaluation.applicability import unsuited
 from benchmark.evaluation.embedding_map import embedding_map
+from benchmark.evaluation.nearest import NearestImages
 from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.evaluation.sweep import Outcome, sweep
 from benchmark.execution.freshness import freshness
@@ -35,6 +36,7 @@ from benchmark.plugins.containment import Limits, plugin_code
 from benchmark.plugins.process_settings import contained, settings_now
 from benchmark.plugins.restart import failed_before
 from benchmark.progress import Progress
+from benchmark.results.adversarial_images import put_adversarial
 from benchmark.results.audit_tables import forget
 from benchmark.results.embedding_points import put_codes
 from benchmark.results.model_records import ModelRecord, read_models
@@ -75,6 +77,7 @@ def run(
     time_limit: float = 0.0,
     audit: bool = True,
     retrain: bool = False,
+    keep_images: bool = False,
 ) -> RunResult:
     """Run what is still missing of ``spec`` under ``out`` and return its result.
 
@@ -82,7 +85,9 @@ def run(
     do. Failed cells are tried again by the next call; ok and skipped ones never are. A training, or
     a cell, that is not done after ``time_limit`` seconds (0: any) fails; one that hangs where
     nothing can interrupt it ends the process, or restarts it (:mod:`benchmark.plugins.restart`).
-    With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`).
+    With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`); with
+    ``keep_images`` the nearest adversarial image of each sample is kept
+    (:mod:`benchmark.results.adversarial_images`).
 
     Rows whose defense has changed since, or whose model comes out otherwise when it is trained
     again, are computed again, and a line says so; other images are refused. ``retrain`` takes up
@@ -109,7 +114,9 @@ def run(
             work = left(folder, planned)
             if work is None:
                 continue
-            row = _Row(folder, about, families, work.seed, work.defense, progress, limits)
+            row = _Row(
+                folder, about, families, work.seed, work.defense, progress, limits, keep_images
+            )
             row.run(work, supply, sets, audit=audit)
             if not all(map(intact, sets)):  # a plugin changed them in place
                 sets = supply.images(spec)
@@ -167,6 +174,7 @@ class _Row:
     defense: DefenseSpec
     progress: Progress
     limits: Limits
+    keep_images: bool
 
     def run(self, work: Work, supply: Supply, sets: Sets, *, audit: bool) -> None:
         """Get the model, ask it about clean images and run the attacks that are missing."""
@@ -296,6 +304,7 @@ class _Row:
         """
         spec = self.folder.spec
         outcomes: list[Outcome] = []
+        nearest = NearestImages(images) if self.keep_images else None
 
         def seed_at(eps: float) -> int:
             names = (images.info.name, self.defense.seed_name, attack.seed_name, attack.library)
@@ -323,6 +332,7 @@ class _Row:
                         progress=self.progress,
                         exact=spec.exact,
                         clean=clean,
+                        nearest=nearest,
                     ):
                         kept.check("the attack, or forward under attack,", settings)
                         outcomes.append(outcome)
@@ -331,6 +341,9 @@ class _Row:
             stem = f"{self.defense.name}-seed{self.seed}-{attack.library}-{attack.name}"
             lost = Lost(self.folder.keep_traceback(stem, error), failure_kind(error))
         finally:
+            if nearest is not None and outcomes:
+                found = nearest.rows(self.defense.name, self.seed, attack)
+                put_adversarial(self.folder.path, found)
             self._put(attack, outcomes, lost, images)
         kept.restore()
         if lost is not None:
@@ -384,7 +397,9 @@ def _family(attack: AttackSpec) -> str | None:
 
 def _summary(record: ModelRecord) -> str:
     last = record.log[-1] if record.log else {}
-    parts = [f"{record.n_parameters:,} parameters, trained in {record.train_seconds:.0f} s"]
+    parts = [f"{record.n_parameters:,} parameters"]
+    if record.log or record.train_seconds:
+        parts[0] += f", trained in {record.train_seconds:.0f} s"
     for text, name in (("clean", "clean_accuracy"), ("adversarial", "adversarial_accuracy")):
         if name in last:
             parts.append(f"held-out {text} accuracy {last[name]:.3f}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.info import DatasetInfo
 from benchmark.models.answer_form import LOGITS, AnswerForm
 from benchmark.progress import Progress
+
+Gives = Literal["gradients", "scores", "labels"]
 
 
 class Defense(nn.Module):
@@ -36,6 +38,10 @@ class Defense(nn.Module):
     exact_surrogate: ClassVar[bool] = False
     """True if :meth:`surrogate` returns the very value of :meth:`forward` on the same images, so
     that an attack with BPDA need not run :meth:`forward` as well."""
+
+    gives: Gives = "gradients"
+    """What an attacker can have of the model: "gradients", or only its "scores" or "labels", where
+    it was handed over as a function. Then there is no gradient to hide."""
 
     depends_on: Any = ()
     """Paths of the files, or folders of files, that decide what the model is besides its code:

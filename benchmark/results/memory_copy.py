@@ -14,7 +14,8 @@ SIGN = "spec.json"
 """The first file of a run's folder: where it is gone, the folder was deleted."""
 
 BESIDE = ("*.json", "*.parquet", "models/*.json")
-TABLES = ("cells.parquet", "samples.parquet")
+LARGE = ("cells.parquet", "samples.parquet", "adversarial.parquet")
+"""The run holds the first two itself; the images of the third would fill the memory."""
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Safekeeping:
         """Take in what is there now; what is gone stays in memory."""
         for pattern in BESIDE:
             for path in self.folder.glob(pattern):
-                if not (path.name.startswith(".") or path.name in TABLES):  # locks, drafts
+                if not (path.name.startswith(".") or path.name in LARGE):  # locks, drafts
                     with suppress(OSError):
                         self.files[path] = path.read_bytes()
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from benchmark.errors import UsageError
 from benchmark.io.atomic import write_atomic
 from benchmark.progress import Progress
-from benchmark.results import audit_tables, embedding_points, pictures
+from benchmark.results import adversarial_images, audit_tables, embedding_points, pictures
 from benchmark.results.model_records import read_model
 from benchmark.results.schema import CELL_KEY, CELLS, SAMPLES, TABLE_FILES, ResultsError
 from benchmark.results.tables import empty_table, read_table, write_tables
@@ -40,6 +40,11 @@ def contents(folder: Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame, dic
     for name, read, then in (
         (pictures.FILE, pictures.read_pictures, "the report goes without those pictures"),
         (embedding_points.FILE, embedding_points.read_codes, "the code map is computed again"),
+        (
+            adversarial_images.FILE,
+            adversarial_images.read_adversarial,
+            "the adversarial images that it held are lost",
+        ),
     ):
         try:
             read(folder)

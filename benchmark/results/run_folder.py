@@ -19,6 +19,7 @@ from benchmark.io.paths import own_folder, safe_name
 from benchmark.io.schema_version import NAME, SCHEMA_VERSION
 from benchmark.machine_errors import cannot_write, fault_line, out_of_memory
 from benchmark.progress import Progress
+from benchmark.results.adversarial_images import forget_adversarial
 from benchmark.results.audit_tables import VERDICTS, VERDICTS_FILE, forget, read_verdicts
 from benchmark.results.embedding_points import CODES, forget_codes, read_codes
 from benchmark.results.embedding_points import FILE as CODES_FILE
@@ -164,6 +165,7 @@ class RunFolder:
             forget(self.path, self.spec.dataset, name, seed)
             forget_codes(self.path, name, seed)
             forget_pictures(self.path, name, seed)
+            forget_adversarial(self.path, name, seed)
             write_tables(self.path, cells, samples)
             model_path(self.path, name, seed).unlink(missing_ok=True)
         self.cells, self.samples, self.dropped = cells, samples, True

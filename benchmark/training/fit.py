@@ -71,7 +71,7 @@ def trained(
             fitting = replace(fitting, make=partial(make, layout=torch.contiguous_format))
             defense, log, origin = fitting.run(fitting.make(), origin)
     defense.eval()
-    measuring = partial(_measures, defense, test_set, model_seed)
+    measuring = partial(measures_of, defense, test_set, model_seed)
     measures = in_layout(defense, test_set.device, measuring, fitting.say)
     return defense, ModelRecord(
         defense=spec.name,
@@ -234,7 +234,7 @@ REMEDY = "keep all that fit sets in parameters or buffers (register_buffer)"
 
 
 @torch.no_grad()
-def _measures(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
+def measures_of(defense: Defense, test_set: ImageDataset, seed: int) -> dict[str, Any]:
     """Return what is measured besides attacks: the model's own and its embeddings' distance."""
     with seeded(seed, test_set.device, defense):
         measures = dict(defense.measure(test_set))

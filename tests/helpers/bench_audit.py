@@ -26,7 +26,7 @@ from benchmark.audit.checks import examine
 from benchmark.audit.stronger_attacks import Effort
 from benchmark.audit.transfer import AttackedModel, transfers
 from benchmark.audit.verdict import Verdict, judge
-from benchmark.cli.audit_run import audit_run
+from benchmark.execution.audit_run import audit_run
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.evaluation.sweep import sweep

@@ -15,7 +15,7 @@ from torch import nn
 from toys import TOY, SmallCNN
 
 from benchmark.cli import main
-from benchmark.cli.audit_run import audit_run
+from benchmark.execution.audit_run import audit_run
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck import measure as crosscheck_measure

@@ -42,7 +42,7 @@ COMMANDS = {
 }
 STAND_INS = {
     "run": "benchmark.execution.runner.run",
-    "audit": "benchmark.cli.audit_run.audit_run",
+    "audit": "benchmark.execution.audit_run.audit_run",
     "crosscheck": "benchmark.crosscheck.measure.crosscheck",
     "dimension": "benchmark.dimension.measure.measure_dimension",
     "speed": "benchmark.speed.measure.measure_speed",

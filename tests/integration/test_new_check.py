@@ -15,7 +15,7 @@ from benchmark.audit.checks import CHECKS
 from benchmark.audit.registration import REGISTERED
 from benchmark.audit.stronger_attacks import Effort, plan_attacks
 from benchmark.audit.surrogates import Restored
-from benchmark.cli.audit_run import print_verdicts
+from benchmark.cli.verdicts import print_verdicts
 from benchmark.config.threat import ThreatModel
 from benchmark.execution.plan import plan
 from benchmark.execution.runner import run

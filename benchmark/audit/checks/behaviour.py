@@ -51,7 +51,13 @@ QUESTIONS = 32
 # --- the form of the outputs ---------------------------------------------------------------------
 
 
-@check("probability-outputs", level="basic", role="invalid", remedies=["logarithms"])
+@check(
+    "probability-outputs",
+    level="basic",
+    needs=["scores"],
+    role="invalid",
+    remedies=["logarithms"],
+)
 def probability_outputs(case: Case) -> Finding:
     """Tell whether the outputs are probabilities, or one-hot, where logits are asked for."""
     name = "probability-outputs"
@@ -71,7 +77,7 @@ def probability_outputs(case: Case) -> Finding:
     return alarm_if(share == 1, name, share, 1.0, evidence, reason, details=details)
 
 
-@check("quantised-outputs", level="basic")
+@check("quantised-outputs", level="basic", needs=["scores"])
 def quantised_outputs(case: Case) -> Finding:
     """Tell whether the outputs take few values only, so that small steps change nothing."""
     name = "quantised-outputs"

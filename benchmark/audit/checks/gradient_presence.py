@@ -25,7 +25,7 @@ SATURATED = 0.1
 @check(
     "missing-gradient",
     level="basic",
-    needs=["correct"],
+    needs=["correct", "model"],
     remedies=["no gradient", "no averaging"],
 )
 def missing_gradient(case: Case) -> Finding:
@@ -53,7 +53,7 @@ def _none_of_its_own(case: Case) -> bool:
             return True
 
 
-@check("nan-gradient", level="basic", needs=["correct"])
+@check("nan-gradient", level="basic", needs=["correct", "model"])
 def nan_gradient(case: Case) -> Finding:
     """Tell how many images' gradients hold entries that are NaN or infinite."""
     name, found = "nan-gradient", case.once(gradients)

@@ -90,7 +90,7 @@ def noisy_images(case: Case) -> Finding:
     return _neighbours(name, case, noisy, NOISY, how)
 
 
-@check("logit-jumps", level="basic", needs=["correct"])
+@check("logit-jumps", level="basic", needs=["correct", "scores"])
 def logit_jumps(case: Case) -> Finding:
     """Tell how often logits jump a hair's breadth beside the stored image."""
     name = "logit-jumps"

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from benchmark.cli.audit_run import audit_run
+from benchmark.execution.audit_run import audit_run
 from benchmark.execution.plan import plan
 from benchmark.execution.runner import run
 from benchmark.progress import Progress

@@ -1,0 +1,1 @@
+"""A model and images that the user hands over, evaluated."""

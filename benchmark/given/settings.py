@@ -1,0 +1,124 @@
+"""What an evaluation runs where the user leaves it open: budgets and attacks."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from benchmark.config.attack_syntax import split_words
+from benchmark.config.eps import parse_budget
+from benchmark.config.presets import preset_for
+from benchmark.config.spec import AttackSpec
+from benchmark.config.threat import NORMS
+from benchmark.errors import UsageError, unknown_name
+from benchmark.execution.plan import attack_specs
+from benchmark.models.defense import Gives
+
+PRESET = "evaluate"
+"""What stands in the results where a run has the name of its preset."""
+
+SETTINGS = "quick"
+"""The preset whose attack settings an evaluation takes; the number of images is the user's."""
+
+STANDARD = "standard"
+
+SQUARE = "torchattacks:Square(n_queries=1000)"
+HOP_SKIP_JUMP = {
+    "linf": "art:HopSkipJump(norm='linf', max_iter=20, max_eval=1000, init_eval=10)",
+    "l2": "art:HopSkipJump(max_iter=20, max_eval=1000, init_eval=10)",
+}
+
+STANDARD_ATTACKS: Mapping[str, tuple[str, ...]] = {
+    "linf": ("pgd", SQUARE),
+    "l2": ("pgd-l2", "cw"),
+}
+"""By norm: what follows the gradient first, then what asks for scores only."""
+
+LARGEST: Mapping[tuple[str, str], Fraction] = {
+    ("linf", "grey"): Fraction(3, 10),
+    ("linf", "small"): Fraction(8, 255),
+    ("linf", "large"): Fraction(4, 255),
+    ("l2", "grey"): Fraction(2),
+    ("l2", "small"): Fraction(1, 2),
+    ("l2", "large"): Fraction(3),
+}
+"""The budgets that the field reports, by norm and kind of image: MNIST's, CIFAR10's, ImageNet's
+(Madry et al. 2018, https://arxiv.org/abs/1706.06083; Croce et al. 2021, RobustBench,
+https://arxiv.org/abs/2010.09670)."""
+
+LARGE = 128
+"""From this height or width on an image counts as large."""
+
+PARTS = 4
+"""A single budget is searched in so many equal steps from 0: a curve costs hardly more."""
+
+
+def budgets(eps: Any, norm: str, shape: tuple[int, int, int]) -> tuple[float, ...]:
+    """Return the ascending budgets, 0 first, that ``eps`` asks for on images of ``shape``.
+
+    A number, or a word such as 8/255, stands for itself and the quarters below it; a sequence for
+    itself; None for what the field reports on images like these. UsageError for anything else.
+    """
+    if norm not in NORMS:
+        raise unknown_name("norm", norm, NORMS)
+    if eps is None:
+        kind = "grey" if shape[0] == 1 else "large" if max(shape[1:]) >= LARGE else "small"
+        eps = float(LARGEST[norm, kind])
+    if isinstance(eps, str):
+        eps = [word for word in eps.split(",") if word.strip()]
+        eps = eps[0] if len(eps) == 1 else eps
+    single = isinstance(eps, str) or (not isinstance(eps, Sequence) and not hasattr(eps, "__len__"))
+    try:
+        asked = [parse_budget(value) for value in ([eps] if single else eps)]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"eps: {error}") from None
+    if single:
+        asked = [asked[0] * i / PARTS for i in range(PARTS + 1)]
+    return tuple(sorted({0.0, *asked}))
+
+
+def attacks_of(
+    asked: str | Sequence[str],
+    *,
+    norm: str,
+    eps: Sequence[float],
+    n: int,
+    gives: Gives,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[AttackSpec, ...]:
+    """Return the attacks that ``asked`` names, each over all ``n`` images.
+
+    ``asked`` is a list, or words separated by commas, as ``run --attacks`` takes them;
+    :data:`STANDARD` among them stands for the standard ones in ``norm``. UsageError for an unknown
+    one, and for one in another norm.
+    """
+    words = split_words(asked) if isinstance(asked, str) else list(asked)
+    names: list[str] = []
+    for word in words or [STANDARD]:
+        names += _standard(norm, gives) if word == STANDARD else [word]
+    found = attack_specs(settings or own_settings(norm), list(dict.fromkeys(names)), (), eps, n)
+    for attack in found:
+        if attack.threat.norm != norm:
+            raise UsageError(
+                f"attack {attack.name} is one in {attack.threat.norm}, and the evaluation is in"
+                f" {norm}: leave it out, or evaluate with norm={attack.threat.norm!r} as well"
+            )
+    return found
+
+
+def _standard(norm: str, gives: Gives) -> list[str]:
+    """Return the standard attacks: of labels alone HopSkipJump, since Square follows scores."""
+    names = STANDARD_ATTACKS[norm]
+    if gives != "labels":
+        return list(names)
+    return [*(name for name in names if name != SQUARE), HOP_SKIP_JUMP[norm]]
+
+
+def own_settings(norm: str) -> dict[str, Any]:
+    """Return the attacks' settings of the preset :data:`SETTINGS`, for any number of images."""
+    settings = preset_for(SETTINGS, "")
+    own = settings.get("attack_settings", {})
+    settings["attack_settings"] = {
+        name: {key: value for key, value in table.items() if key not in ("n", "libraries")}
+        for name, table in own.items()
+    }
+    return settings
