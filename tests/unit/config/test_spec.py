@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmark.config import presets as presets_module
 from benchmark.config.eps import parse_eps
 from benchmark.config.presets import preset_for, read_preset, resolve_attack
-from benchmark.config.spec import AttackSpec, CodeMapSpec, DefenseSpec, RunSpec
+from benchmark.config.spec import AttackSpec, CodeMapSpec, DefenseSpec, HandedOver, RunSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.errors import UsageError
 from benchmark.hashing import derive_seed, digest
@@ -54,9 +54,31 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RunSpec)])
+HANDED_OVER = replace(
+    SPEC, n_train=0, defenses=SPEC.defenses[:1], handed_over=HandedOver("model", "images")
+)
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(RunSpec) if field.name != "handed_over"]
+)
 def test_every_setting_changes_the_run_id(name):
     assert replace(SPEC, **{name: CHANGES[name]}).run_id != SPEC.run_id
+
+
+@pytest.mark.parametrize("part", ["model", "images"])
+def test_what_is_handed_over_changes_the_run_id(part):
+    other = replace(HANDED_OVER.handed_over, **{part: "another"})
+    assert replace(HANDED_OVER, handed_over=other).run_id != HANDED_OVER.run_id
+    assert RunSpec.from_json(HANDED_OVER.to_json()) == HANDED_OVER
+
+
+def test_what_is_handed_over_is_not_trained():
+    for change in ({"n_train": 1}, {"defenses": SPEC.defenses}):
+        with pytest.raises(UsageError, match="alone in its run, and not trained"):
+            replace(HANDED_OVER, **change)
+    with pytest.raises(UsageError, match="--n-train must be at least 1"):
+        replace(SPEC, n_train=0)
 
 
 def test_a_code_map_survives_json():
