@@ -25,7 +25,7 @@ from benchmark.given.evaluation import Evaluation
 from benchmark.given.remarks import clean_remark
 from benchmark.given.settings import PRESET, attacks_of, budgets, own_settings
 from benchmark.given.supply import GivenSupply
-from benchmark.models.adapters import as_defense, fingerprint
+from benchmark.models.adapters import as_defense, fingerprint, left_alone
 from benchmark.models.contract import check_answers
 from benchmark.models.defense import Defense
 from benchmark.progress import ConsoleProgress, Progress
@@ -95,24 +95,25 @@ def evaluate(
     """
     say = ConsoleProgress() if verbose else Progress()
     check_level(audit, ("off", *LEVELS))
-    subject = prepare(
-        model,
-        data,
-        labels=labels,
-        n=n,
-        mean=mean,
-        std=std,
-        outputs=outputs,
-        n_classes=n_classes,
-        device=device,
-        name=name,
-        say=say.say,
-        **reading,
-    )
-    spec = spec_of(subject, norm=norm, eps=eps, attacks=attacks, seed=seed)
-    return evaluate_subject(
-        subject, spec, audit=audit, out=out, progress=say, time_limit=time_limit
-    )
+    with left_alone(model):
+        subject = prepare(
+            model,
+            data,
+            labels=labels,
+            n=n,
+            mean=mean,
+            std=std,
+            outputs=outputs,
+            n_classes=n_classes,
+            device=device,
+            name=name,
+            say=say.say,
+            **reading,
+        )
+        spec = spec_of(subject, norm=norm, eps=eps, attacks=attacks, seed=seed)
+        return evaluate_subject(
+            subject, spec, audit=audit, out=out, progress=say, time_limit=time_limit
+        )
 
 
 @dataclass(frozen=True)

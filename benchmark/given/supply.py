@@ -8,11 +8,12 @@ from benchmark.datasets.dataset import ImageDataset
 from benchmark.models.answers import answers
 from benchmark.models.contract import get_ready
 from benchmark.models.defense import Defense
+from benchmark.models.weights import weights_of
 from benchmark.progress import Progress
 from benchmark.results.model_records import ModelOrigin, ModelRecord
 from benchmark.seeding import seeded
 from benchmark.training.fit import measures_of, seed_of
-from benchmark.training.origin import another, weights_of, where
+from benchmark.training.origin import another, where
 from benchmark.training.recall import OtherModelError
 from benchmark.training.supply import Sets, Supply
 

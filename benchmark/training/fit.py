@@ -25,12 +25,13 @@ from benchmark.models.defense import Defense, TrainingLog
 from benchmark.models.embedding_distance import embedding_distance
 from benchmark.models.loader import load_defense
 from benchmark.models.memory_layout import CONTIGUOUS, in_layout, is_layout_error, lay_out
+from benchmark.models.weights import weights_of
 from benchmark.progress import Progress
 from benchmark.results.model_records import ModelOrigin, ModelRecord
 from benchmark.seeding import seeded
 from benchmark.training.files_read import Watch, mentioned, own_folders, watching
 from benchmark.training.model_cache import Checkpoints, cache_dir, copied, unfit
-from benchmark.training.origin import alike, changed, key_of, origin_of, start_of, weights_of
+from benchmark.training.origin import alike, changed, key_of, origin_of, start_of
 from benchmark.training.resume import keeping
 from benchmark.training.settings import TrainingSettings
 

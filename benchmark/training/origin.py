@@ -6,20 +6,19 @@ what that model came from is compared with what is there now.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from benchmark.config.spec import DefenseSpec
 from benchmark.datasets.dataset import ImageDataset
-from benchmark.hashing import Buffer, digest, digest_bytes
+from benchmark.hashing import digest
 from benchmark.models.answers import difference
 from benchmark.models.defense import Defense
+from benchmark.models.weights import tensors_of
 from benchmark.plugins.source_code import own_and_harness
 from benchmark.results.model_records import ModelOrigin
 from benchmark.results.provenance import device_name
@@ -118,24 +117,6 @@ def alike(one: Any, other: Any) -> bool:
         return False
     same = (a == b) | (a.isnan() & b.isnan())
     return not a.numel() or bool((same | ((a - b).abs() <= ALIKE * a[:, :1].clamp_min(1e-9))).all())
-
-
-def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a state dict; those of a lazy module have no values before its use."""
-    found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name: value for name, value in found.items() if not is_lazy(value)}
-
-
-def weights_of(defense: Defense) -> str:
-    """Return the SHA-256 of a model's tensors with their names, dtypes and shapes."""
-    return digest_bytes(_buffers(tensors_of(defense.state_dict())))
-
-
-def _buffers(tensors: Mapping[str, Tensor]) -> Iterator[Buffer]:
-    for name, tensor in sorted(tensors.items()):
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        flat = tensor.detach().cpu().contiguous().flatten()
-        yield flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def changed(before: ModelOrigin, now: ModelOrigin) -> str:

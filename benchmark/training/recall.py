@@ -8,11 +8,12 @@ from benchmark.errors import UsageError
 from benchmark.models.answers import answers
 from benchmark.models.contract import get_ready
 from benchmark.models.defense import Defense
+from benchmark.models.weights import weights_of
 from benchmark.progress import Progress
 from benchmark.results.model_records import ModelOrigin, ModelRecord
 from benchmark.training.fit import seed_of, trained, untrained
 from benchmark.training.model_cache import Checkpoints, cache_dir
-from benchmark.training.origin import another, changed, key_of, origin_of, weights_of
+from benchmark.training.origin import another, changed, key_of, origin_of
 
 
 class OtherModelError(UsageError):

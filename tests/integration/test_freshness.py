@@ -29,10 +29,11 @@ from benchmark.models.defense import Defense
 from benchmark.progress import Progress
 from benchmark.results import read_model, read_models, read_run, write_model
 from benchmark.speed import measure as speed_measure
+from benchmark.models.weights import weights_of
 from benchmark.training import model_cache, origin
 from benchmark.training.files_read import changed_file, watching
 from benchmark.training.model_cache import private_cache
-from benchmark.training.origin import alike, start_of, weights_of
+from benchmark.training.origin import alike, start_of
 from benchmark.training.recall import OtherModelError, recall
 
 CODE = """

@@ -124,8 +124,9 @@ def test_other_weights_images_and_settings_are_other_runs(data, tmp_path):
         brighter.scale.fill_(21.0)
     images, labels = data
     names = {
-        go(model, given, **{"attacks": "pgd", "audit": "off", "n": 8, "out": tmp_path, **options})
-        .run.run_id
+        go(
+            model, given, **{"attacks": "pgd", "audit": "off", "n": 8, "out": tmp_path, **options}
+        ).run.run_id
         for model, given, options in (
             (Brightness(), data, {}),
             (brighter, data, {}),
