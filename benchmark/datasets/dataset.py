@@ -1,4 +1,4 @@
-"""Labelled images, held once as uint8 on their device.
+"""Labelled images, held once on their device, as uint8 where they came from 8 bits.
 
 n images are the first n of a fixed, balanced order that no seed of a run changes, so a smaller
 selection is part of every larger one.
@@ -14,14 +14,17 @@ from benchmark.datasets.info import DatasetInfo, Rows
 from benchmark.errors import UsageError
 from benchmark.hashing import digest_bytes
 
+HELD_AS = (torch.uint8, torch.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
     """Labelled images, all on one device.
 
-    ``images`` is uint8 (N, C, H, W); ``labels`` and ``sample_ids`` are int64 (N,), the latter the
-    row in the dataset's split. ``source`` is "embedded", "mirror" or "download". ``checksum`` is
-    the SHA-256 (hex) of the bytes of images, labels and sample_ids, the same on every device.
+    ``images`` (N, C, H, W) is uint8, or float32 in [0, 1] where it came from no 8 bits; ``labels``
+    and ``sample_ids`` are int64 (N,), the latter the row in the dataset's split. ``source`` is
+    "embedded", "mirror" or "download", or says what kind of data a user handed over. ``checksum``
+    is the SHA-256 (hex) of the bytes of images, labels and sample_ids, the same on every device.
     ``n_available`` counts the images of the whole split, before the selection.
     """
 
@@ -35,9 +38,9 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if self.images.dtype != torch.uint8 or self.images.shape[1:] != self.info.shape:
+        if self.images.dtype not in HELD_AS or self.images.shape[1:] != self.info.shape:
             raise ValueError(
-                f"{self.info.name}: images must be uint8 {('N', *self.info.shape)},"
+                f"{self.info.name}: images must be uint8 or float32 {('N', *self.info.shape)},"
                 f" got {self.images.dtype} {tuple(self.images.shape)}"
             )
         for name, values in (("labels", self.labels), ("sample_ids", self.sample_ids)):
@@ -81,6 +84,8 @@ class ImageDataset:
     def x(self, index: Tensor | slice | None = None) -> Tensor:
         """Return the images of ``index`` (all by default) as float32 (n, C, H, W) in [0, 1]."""
         images = self.images if index is None else self.images[index]
+        if images.dtype == torch.float32:
+            return images.clone()
         return images.to(torch.float32).div_(255)
 
     def to(self, device: torch.device | str) -> "ImageDataset":

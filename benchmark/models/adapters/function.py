@@ -85,9 +85,7 @@ def function_defense(
     again = answered(ask, few)
     noisy = not torch.allclose(answer.double(), again.double(), rtol=1e-3, atol=1e-5)
     if noisy:
-        say(
-            "the function answers the same images differently twice: it is attacked as a random one"
-        )
+        say("the function answers the same images differently twice: attacked as a random one")
     labels = expected.outputs == "labels" or answer.dim() == 1
     if answer.dim() == 2:
         k = n_classes or answer.shape[1]

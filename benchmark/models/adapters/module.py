@@ -48,7 +48,7 @@ class ModuleDefense(Defense):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, K), float32 (float64 of a model in double precision), of images (N, C, H, W) in [0, 1]."""
+        """Return logits (N, K) of images (N, C, H, W) in [0, 1]; float64 in double precision."""
         answer = scores_in(self.module(self.normalised(x)), len(x))
         if answer.dim() == 1:
             answer = one_hot(answer, self.info.n_classes)
@@ -101,9 +101,7 @@ def placed(
         raise UsageError(f"the model is on {wanted}; the harness computes on cpu or cuda: move it")
     floating = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
     if len(floating) > 1:
-        say(
-            f"the model's weights differ in precision: it is given {_word(min(floating, key=_size))}"
-        )
+        say("the model's weights differ in precision: images are cast to the lowest")
     dtype = min(floating, key=_size) if floating else torch.float32
     if wanted.type != own.type and tensors:
         say(f"the model is copied from {own} to {wanted}")
