@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,16 @@ def commands() -> str:
     finally:
         sys.path.remove(str(ROOT))
     group: Any = get_command(app)
-    return "\n\n".join(_command(name, command) for name, command in group.commands.items())
+    return "\n\n".join(_command(*named) for named in _flat(group.commands))
+
+
+def _flat(named: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command with its whole name, those of a group one by one."""
+    for name, command in named.items():
+        if hasattr(command, "commands"):
+            yield from _flat(command.commands, f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command
 
 
 def _command(name: str, command: Any) -> str:
@@ -46,12 +56,8 @@ def _command(name: str, command: Any) -> str:
     usage = [f"python -m benchmark {name}", *map(_argument, arguments), "[OPTIONS]"]
     about = " ".join((command.help or "").split())
     lines = [f"## {name}", "", about, "", "```text", " ".join(usage), "```", ""]
-    lines += ["| option | default | what it is |", "|---|---|---|"]
-    for one in (*arguments, *options):
-        written = ", ".join(f"`{opt}`" for opt in one.opts)
-        if one in arguments:
-            written = f"`{_argument(one)}`"
-        lines.append(f"| {written} | {_default(one)} | {_cell(getattr(one, 'help', '') or '')} |")
+    lines += [_described(f"`{_argument(one)}`", one) for one in arguments]
+    lines += [_described(", ".join(f"`{opt}`" for opt in one.opts), one) for one in options]
     return "\n".join(lines)
 
 
@@ -60,17 +66,17 @@ def _argument(one: Any) -> str:
     return name if one.required else f"[{name}]"
 
 
+def _described(written: str, one: Any) -> str:
+    about = " ".join((getattr(one, "help", "") or "").split())
+    return f"- **{written}**{_default(one)}: {about}"
+
+
 def _default(one: Any) -> str:
+    """Return what stands behind an option's name: that it is needed, its default, or nothing."""
     if one.required:
-        return "needed"
+        return " (needed)"
     value = one.default() if callable(one.default) else one.default
-    if value in (None, "", False, (), []):
-        return ""
-    return f"`{_cell(str(value))}`"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return "" if value in (None, "", False, (), []) else f" (`{value}`)"
 
 
 def _expanded(nav: Any) -> Any:

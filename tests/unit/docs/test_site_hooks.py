@@ -8,6 +8,7 @@ import pytest
 import typer.main
 from paths import ROOT
 
+import benchmark
 from benchmark.cli import app
 
 
@@ -41,13 +42,26 @@ def test_the_reference_has_every_command_and_option(hooks) -> None:
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text("utf-8")
     shown = hooks.on_page_markdown(page, page=None)
     assert hooks.COMMANDS not in shown
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    for name, command in hooks._flat(group.commands):  # type: ignore[attr-defined]
         part = shown.split(f"\n## {name}\n")[1].split("\n## ")[0]
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 assert all(f"`{option}`" in part for option in parameter.opts)
             else:
                 assert parameter.name.upper() in part
-        rows = re.findall(r"^\|.*\|$", part, re.MULTILINE)
-        assert len(rows) == len(command.params) + 2
-        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
+        assert len(re.findall(r"^- \*\*`", part, re.MULTILINE)) == len(command.params)
+
+
+def test_the_commands_of_a_group_stand_one_by_one(hooks) -> None:
+    below = SimpleNamespace(commands={"show": "a command"})
+    found = dict(hooks._flat({"presets": below, "run": "another"}))
+    assert found == {"presets show": "a command", "run": "another"}
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    shown = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    found = re.findall(r"^::: benchmark\.(\w+)$", shown, re.MULTILINE)
+    assert {*found, "__version__"} >= set(benchmark.__all__)
