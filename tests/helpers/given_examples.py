@@ -38,14 +38,14 @@ def give(names: Sequence[str], namespace: dict[str, Any], folder: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _variables() -> dict[str, Any]:
-    """Return the trained model, and images uint8 (100, 1, 28, 28) with labels (100,)."""
+    """Return the trained model, and images uint8 (50, 1, 28, 28) with labels (50,)."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from benchmark.datasets import DIGITS
     from benchmark.seeding import seeded
 
-    train, test = DIGITS.load("train"), DIGITS.load("test", n=100)
+    train, test = DIGITS.load("train"), DIGITS.load("test", n=50)
     space: dict[str, Any] = {}
     exec(FACTORY, space)
     with seeded(0):
