@@ -44,7 +44,7 @@ lint: $(VENV)/.installed-test
 
 # The pages are made from the docstrings as they are written: no torch there, and no other package of ours.
 docs: $(VENV_DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/python -m mkdocs build --strict
 	@echo "open site/index.html, or serve it: $(VENV_DOCS)/bin/python -m mkdocs serve"
 
 $(VENV_DOCS)/.installed: docs/requirements.txt
