@@ -272,8 +272,10 @@ def test_the_way_of_an_image_names_what_is_there() -> None:
 
 FILE = re.compile(r"(?<![\w/.-])(?:benchmark|defenses|baselines|reports|tests|docs)/[\w/.*-]*\w/?")
 DOTTED = re.compile(
-    r"(?<![\w./-])(?:benchmark|defenses|baselines|reports)(?!\.py\b)(?:[.:][A-Za-z_]\w*)+"
+    r"(?<![\w./-])(?<!--set )(?:benchmark|defenses|baselines|reports)(?!\.py\b)"
+    r"(?:[.:][A-Za-z_]\w*)+"
 )
+"""A module or what is in it; the path of a setting after ``--set`` is neither."""
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 MADE = ("docs/checks/dark-images.md", "reports/sections/image_counts.py")
 """Files that an example of docs/architecture.md makes."""
