@@ -15,6 +15,7 @@ from benchmark.cli.audit import audit
 from benchmark.cli.crosscheck import crosscheck
 from benchmark.cli.dimension import dimension
 from benchmark.cli.evaluate import evaluate
+from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import list_names
 from benchmark.cli.messages import say
 from benchmark.cli.report import report
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (evaluate, run, audit, report, crosscheck, dimension, speed):
+for command in (evaluate, run, audit, report, leaderboard, crosscheck, dimension, speed):
     app.command()(command)
 app.command("list")(list_names)
 

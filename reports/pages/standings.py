@@ -138,7 +138,9 @@ def _entry(run: Run, found: Outcomes, cases: Sequence[WorstCase], verdict: str) 
             eps_key(case.eps): _share(row, "robust_accuracy", row["seed_low"], row["seed_high"])
             for case, row in zip(cases, rows, strict=True)
         },
-        clean=_share(rows[0], "clean_accuracy", rows[0]["clean_accuracy"], rows[0]["clean_accuracy"]),
+        clean=_share(
+            rows[0], "clean_accuracy", rows[0]["clean_accuracy"], rows[0]["clean_accuracy"]
+        ),
         images=images,
         seeds=max(len(case.seeds) for case in cases),
         attacks=names,
