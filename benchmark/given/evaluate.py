@@ -73,7 +73,9 @@ def evaluate(
             ``["pgd", "torchattacks:APGD(steps=50)"]``.
         labels: the labels (n,) where ``data`` holds images alone.
         n: how many images, class-balanced; all by default.
-        mean, std: how the model normalises, per channel or one number; None if it does so itself.
+        mean: what the model subtracts from each channel, or one number for all; None if it
+            normalises its input itself.
+        std: what it divides by then.
         outputs: ``"logits"``, ``"probabilities"``, ``"scores"``, ``"labels"``; ``"auto"`` looks.
         n_classes: the number of classes, where the model's answers do not tell it.
         audit: ``"off"``, ``"basic"`` or ``"full"``: whether the attacks can be believed.
@@ -159,6 +161,7 @@ def prepare(
         given.few(),
         info=given.info,
         n_classes=n_classes,
+        n_labels=given.n_labels,
         outputs=outputs,
         mean=mean,
         std=std,

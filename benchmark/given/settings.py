@@ -67,13 +67,17 @@ def budgets(eps: Any, norm: str, shape: tuple[int, int, int]) -> tuple[float, ..
         eps = [word for word in eps.split(",") if word.strip()]
         eps = eps[0] if len(eps) == 1 else eps
     single = isinstance(eps, str) or (not isinstance(eps, Sequence) and not hasattr(eps, "__len__"))
-    try:
-        asked = [parse_budget(value) for value in ([eps] if single else eps)]
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"eps: {error}") from None
+    asked = [_budget(value) for value in ([eps] if single else eps)]
     if single:
         asked = [asked[0] * i / PARTS for i in range(PARTS + 1)]
     return tuple(sorted({0.0, *asked}))
+
+
+def _budget(value: Any) -> float:
+    try:
+        return parse_budget(value)
+    except (ValueError, TypeError):
+        raise UsageError(f"eps: {value!r} is not a number, nor a fraction such as 8/255") from None
 
 
 def attacks_of(

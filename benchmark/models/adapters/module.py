@@ -183,7 +183,8 @@ def module_defense(
     if noisy:
         say("the model answers the same images differently twice: it is attacked as a random one")
     labels = answer.dim() == 1 or expected.outputs == "labels"
-    k = n_classes or (int(answer.max()) + 1 if answer.dim() == 1 else answer.shape[1])
+    seen = max(int(answer.max()) + 1, expected.n_labels or 2)
+    k = n_classes or (seen if answer.dim() == 1 else answer.shape[1])
     if answer.dim() == 2 and answer.shape[1] != k:
         raise UsageError(f"n_classes is {k}, and the model answers {answer.shape[1]} scores")
     return ModuleDefense(
