@@ -51,7 +51,8 @@ def _fitting(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     """Return the state without the wrapper's prefix that stands before all its names, if any."""
     for prefix in PREFIXES:
         if not names & set(state) and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            inner = {name.removeprefix(prefix): value for name, value in state.items()}
+            return _fitting(inner, names)
     return state
 
 
