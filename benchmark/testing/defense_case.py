@@ -40,9 +40,7 @@ class Fitted:
 class DefenseCase:
     """``cls(info, **options)``; ``training`` and ``width``, where it takes them, are small."""
 
-    def __init__(
-        self, cls: type[Defense], info: DatasetInfo | None = None, **options: Any
-    ) -> None:
+    def __init__(self, cls: type[Defense], info: DatasetInfo | None = None, **options: Any) -> None:
         require(
             isinstance(cls, type) and issubclass(cls, Defense),
             f"{cls!r} is not a subclass of benchmark.Defense",
