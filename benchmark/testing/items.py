@@ -8,11 +8,12 @@ do. ``-k surrogate`` picks a check.
 """
 
 import ast
+import functools
 import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Plugin(pytest.Collector):
         super().__init__(**kwargs)
         self.asked = asked
 
-    @cached_property
+    @functools.cached_property
     def inspection(self) -> Inspection[Any]:
         """The plugin's checks; loading it raises whatever its import raises."""
         raise NotImplementedError
@@ -96,7 +97,7 @@ class Plugin(pytest.Collector):
 class DefensePlugin(Plugin):
     """``--defense``."""
 
-    @cached_property
+    @functools.cached_property
     def inspection(self) -> Inspection[Any]:
         """See :class:`Plugin`."""
         images = (self.asked["--defense-images"] or ["grey"])[-1]
@@ -109,7 +110,7 @@ class DefensePlugin(Plugin):
 class AttackPlugin(Plugin):
     """``--attack``."""
 
-    @cached_property
+    @functools.cached_property
     def inspection(self) -> Inspection[Any]:
         """See :class:`Plugin`."""
         cls = ATTACKS.load(self.name)
@@ -121,7 +122,7 @@ class AttackPlugin(Plugin):
 class DatasetPlugin(Plugin):
     """``--dataset``."""
 
-    @cached_property
+    @functools.cached_property
     def inspection(self) -> Inspection[Any]:
         """See :class:`Plugin`."""
         return inspect_dataset(DATASETS.load(self.name))
@@ -153,7 +154,8 @@ class CheckItem(pytest.Item):
         return self.config.rootpath / self.parent.nodeid, None, f"{self.parent.name} {self.name}"
 
 
-OURS = tuple(str(Path(module.__file__).parent) for module in (benchmark, torch))  # type: ignore[arg-type]
+OURS = (*benchmark.__path__, *torch.__path__, functools.__file__)
+"""Where no line of a plugin is."""
 
 
 def said(error: BaseException) -> str:
@@ -161,6 +163,8 @@ def said(error: BaseException) -> str:
     if isinstance(error, AssertionError | UsageError) and str(error):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*OURS, "<"))]
+    # What comes before our first frame is pytest's.
+    inside = dropwhile(lambda frame: not frame.filename.startswith(OURS), frames)
+    own = [frame for frame in inside if not frame.filename.startswith((*OURS, "<"))]
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
     return f"{first_line(error)}{where}"
