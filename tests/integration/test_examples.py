@@ -1,6 +1,5 @@
 """``examples/``: the plugin package as an author runs it, before and after it is installed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from markdown_pages import blocks, install
+from markdown_pages import blocks
 from paths import ROOT
 
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES
@@ -20,44 +19,28 @@ PROJECT = tomllib.loads((PLUGIN / "pyproject.toml").read_text("utf-8"))["project
 POINTS = PROJECT["entry-points"]
 REGISTRIES = (DEFENSES, ATTACKS, DATASETS)
 
-SMALL = ("--preset", "smoke", "--n-train", "100", "--n-test", "16", "--eps", "0,0.1")
 
-
-def command(work: Path, *words: str, path: tuple[Path, ...] = (PLUGIN,)) -> str:
-    """Run the command line in ``work`` with ``path`` on the module path; return what it printed."""
-    paths = [*map(str, path), str(ROOT)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmark", *words],
-        cwd=work,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "BENCHMARK_CACHE_DIR": str(work / "cache"),
-            "OMP_NUM_THREADS": "1",
-        },
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the metadata that an installer makes of the package."""
+    folder = tmp_path_factory.mktemp("site")
+    build = "import setuptools; setuptools.setup()"
+    subprocess.run(
+        [sys.executable, "-c", build, "-q", "egg_info", "--egg-base", str(folder)],
+        cwd=PLUGIN,
+        check=True,
         capture_output=True,
-        text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return folder
 
 
-def cells(work: Path) -> pd.DataFrame:
-    """Return the cells of the only run in ``work``."""
-    (folder,) = (work / "runs").iterdir()
-    return pd.read_parquet(folder / "cells.parquet")
-
-
-def test_every_entry_point_names_what_the_harness_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(tmp_path, "defensebench_example", POINTS)
+def test_names_and_paths_load_the_same(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(site)
     assert {registry.group for registry in REGISTRIES} == set(POINTS)
     for registry in REGISTRIES:
         for name, value in POINTS[registry.group].items():
+            assert name in registry.names()
             assert registry.load(name) is registry.load(value)
 
 
@@ -72,39 +55,34 @@ def test_the_readme_names_every_file_and_every_plugin() -> None:
 
 
 @pytest.mark.e2e
-def test_classes_run_by_their_paths(tmp_path: Path) -> None:
-    defense, attack = "example_defenses.trades:Trades", "example_defenses.momentum_fgsm:MomentumFGSM"
-    command(
-        tmp_path,
-        *("run", "--dataset", "digits", "--defenses", defense, "--attacks", attack, *SMALL),
-        *("--device", "cpu", "--audit", "off"),
-    )
-    found = cells(tmp_path)
-    assert set(found["status"]) == {"ok"}, list(found["reason"])
-    assert set(found["defense"]) == {defense}
-    assert set(found["eps"]) == {0.0, 0.1}
-
-
-@pytest.mark.e2e
-def test_names_run_once_the_package_is_installed(tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    build = "import setuptools; setuptools.setup()"
-    subprocess.run(
-        [sys.executable, "-c", build, "-q", "egg_info", "--egg-base", str(site)],
-        cwd=PLUGIN,
-        check=True,
+def test_a_run_takes_them_by_name_and_by_path(site: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmark", "run", "--dataset", "three-or-five"),
+            *("--defenses", "squeezed,example_defenses.trades:Trades"),
+            *("--attacks", "pgd-bpda,example_defenses.momentum_fgsm:MomentumFGSM"),
+            *("--preset", "smoke", "--n-train", "100", "--n-test", "16", "--eps", "0,0.1"),
+            *("--device", "cpu", "--audit", "off"),
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (PLUGIN, site, ROOT))),
+            "BENCHMARK_CACHE_DIR": str(tmp_path / "cache"),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
+        text=True,
+        check=False,
     )
-    path = (PLUGIN, site)
-    listed = json.loads(command(tmp_path, "list", "--json", path=path))
-    assert listed["defenses"].items() >= POINTS[DEFENSES.group].items()
-    command(
-        tmp_path,
-        *("run", "--dataset", "three-or-five", "--defenses", "squeezed", *SMALL),
-        *("--attacks", "pgd-bpda,momentum-fgsm", "--device", "cpu", "--audit", "off"),
-        path=path,
-    )
-    found = cells(tmp_path).set_index(["attack", "eps"])
-    assert set(found.loc["pgd-bpda", "status"]) == {"ok"}, list(found["reason"])
-    assert set(found.loc["momentum-fgsm", "status"]) == {"skipped"}  # no gradient without BPDA
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    cells = pd.read_parquet(folder / "cells.parquet")
+    status = cells.groupby(["defense", cells["attack"] == "pgd-bpda"])["status"].unique()
+    # Each is attacked as its gradient allows. What is registered has its name, however asked for.
+    assert {key: set(found) for key, found in status.items()} == {
+        ("squeezed", True): {"ok"},
+        ("squeezed", False): {"skipped"},
+        ("trades", True): {"skipped"},
+        ("trades", False): {"ok"},
+    }
