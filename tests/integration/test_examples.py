@@ -1,6 +1,7 @@
 """``examples/``: the plugin package as an author runs it, before and after it is installed."""
 
 import os
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,9 @@ import pytest
 from markdown_pages import blocks
 from paths import ROOT
 
+import benchmark
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES
+from benchmark.seeding import seeded
 
 EXAMPLES = ROOT / "examples"
 PLUGIN = EXAMPLES / "plugin"
@@ -86,3 +89,39 @@ def test_a_run_takes_them_by_name_and_by_path(site: Path, tmp_path: Path) -> Non
         ("trades", True): {"skipped"},
         ("trades", False): {"ok"},
     }
+
+
+@pytest.mark.skipif(
+    not hasattr(benchmark, "evaluate"), reason="benchmark.evaluate is not there yet"
+)
+def test_the_notebook_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its cells in one process: a py:percent file is a Python script."""
+    from matplotlib import pyplot
+
+    monkeypatch.setenv("BENCHMARK_CACHE_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pyplot.switch_backend("agg")
+    try:
+        with seeded(0):
+            told = runpy.run_path(str(EXAMPLES / "evaluate.py"), run_name="notebook")
+        assert len(pyplot.get_fignums()) == 2
+    finally:
+        pyplot.close("all")
+    evaluation, only_answers = told["evaluation"], told["only_answers"]
+    assert evaluation.clean_accuracy > 0.9
+    assert evaluation.accuracy(0.2) < 0.2
+    assert len(told["fallen"]) > 0
+    assert evaluation.verdict.word
+    assert "pgd" in set(only_answers.skipped["attack"])
+    for shown in (evaluation, only_answers):
+        assert f"{shown.clean_accuracy:.2f}" in repr(shown)
+        assert "<table" in shown._repr_html_()
+    verdict, of_255, out_of_range, left_out = capsys.readouterr().out.splitlines()[:4]
+    assert verdict.startswith(evaluation.verdict.word)
+    assert "255" in of_255
+    assert "[0, 1]" in out_of_range
+    right, wrong = map(float, left_out.split(" or, left out, "))
+    assert wrong < right
+    assert list(tmp_path.iterdir()) == []  # without out= nothing is kept
