@@ -11,11 +11,13 @@
 # %% [markdown]
 # # How robust is my model, and can the attack be believed?
 #
-# `benchmark.evaluate` takes a trained model and images, as they are. It attacks the model over a range of
-# perturbation budgets (eps) and gives a curve with intervals, the images that fool it, and a verdict on the
-# attacks themselves. This notebook trains a small network in plain PyTorch and asks about it.
+# `benchmark.evaluate` takes a trained model and images, as they are. It attacks the model over a
+# range of perturbation budgets (eps) and gives a curve with intervals, the images that fool it,
+# and a verdict on the attacks themselves. This notebook trains a small network in plain PyTorch
+# and asks about it.
 #
-# Open it with jupytext (`jupytext --to ipynb evaluate.py`), or in an editor that knows `# %%` cells.
+# Open it with jupytext (`jupytext --to ipynb evaluate.py`), or in an editor that knows `# %%`
+# cells.
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,8 +32,8 @@ from benchmark.datasets import DIGITS
 # %% [markdown]
 # ## A model of one's own
 #
-# scikit-learn's digits, which come with the package: grey 28x28 images as bytes. The network sees them
-# normalised, as usual.
+# scikit-learn's digits, which come with the package: grey 28x28 images as bytes. The network sees
+# them normalised, as usual.
 
 # %%
 train, test = DIGITS.load("train"), DIGITS.load("test")
@@ -60,7 +62,8 @@ model.eval()
 # %% [markdown]
 # ## Five lines to a number
 #
-# `mean` and `std` say how the model normalises; eps counts in pixels of [0, 1]. The result shows itself.
+# `mean` and `std` say how the model normalises; eps counts in pixels of [0, 1]. The result shows
+# itself.
 
 # %%
 evaluation = benchmark.evaluate(
@@ -76,8 +79,9 @@ evaluation = benchmark.evaluate(
 evaluation
 
 # %% [markdown]
-# `table` has a row for each attack and eps, `worst_case` one for each eps: an image counts there if no
-# attack fooled the model. The intervals are Wilson's, over images. Robust accuracy is an upper bound.
+# `table` has a row for each attack and eps, `worst_case` one for each eps: an image counts there
+# if no attack fooled the model. The intervals are Wilson's, over images. Robust accuracy is an
+# upper bound.
 
 # %%
 evaluation.table
@@ -93,9 +97,9 @@ figure.tight_layout()
 # %% [markdown]
 # ## Can the attacks be believed?
 #
-# A model may hide its gradient, and then an attack fails although adversarial examples are there. The audit
-# looks for signs of that. The basic one can find fault with the attacks; `audit="full"` attacks harder and
-# may call them fair.
+# A model may hide its gradient, and then an attack fails although adversarial examples are there.
+# The audit looks for signs of that. The basic one can find fault with the attacks; `audit="full"`
+# attacks harder and may call them fair.
 
 # %%
 print(evaluation.verdict)
@@ -103,7 +107,8 @@ print(evaluation.verdict)
 # %% [markdown]
 # ## The most fragile images
 #
-# `adversarial(eps)` gives, for each image that fell within eps, the nearest image that any attack found.
+# `adversarial(eps)` gives, for each image that fell within eps, the nearest image that any attack
+# found.
 
 # %%
 fallen = evaluation.adversarial(0.1)
@@ -120,7 +125,8 @@ for axis, i in zip(np.atleast_1d(axes), fragile, strict=True):
 # %% [markdown]
 # ## A wrong normalisation
 #
-# What cannot be right is refused in one line: statistics of pixels up to 255, images of that range as floats.
+# What cannot be right is refused in one line: statistics of pixels up to 255, images of that
+# range as floats.
 
 
 # %%
@@ -144,8 +150,8 @@ for pixels, unit in ((images, 255), (images.float(), 1)):
         print(error)
 
 # %% [markdown]
-# Most mistakes raise no error; the model is only bad. If the clean accuracy is not the one that you know, no
-# number after it means anything. Here `mean` and `std` are left out.
+# Most mistakes raise no error; the model is only bad. If the clean accuracy is not the one that
+# you know, no number after it means anything. Here `mean` and `std` are left out.
 
 # %%
 print(clean_accuracy(images, mean=mean, std=std), "or, left out,", clean_accuracy(images))
@@ -153,8 +159,9 @@ print(clean_accuracy(images, mean=mean, std=std), "or, left out,", clean_accurac
 # %% [markdown]
 # ## A model that only answers
 #
-# A program behind an API gives labels and no gradient. A function from a NumPy array to labels is enough:
-# attacks that ask for answers run, those that need a gradient are left out, and the result says so.
+# A program behind an API gives labels and no gradient. A function from a NumPy array to labels is
+# enough: attacks that ask for answers run, those that need a gradient are left out, and the
+# result says so.
 
 
 # %%
