@@ -57,4 +57,4 @@ $(BIN)/python:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache .coverage .coverage.*
-	find benchmark defenses baselines reports tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmark defenses baselines reports tests examples -name __pycache__ -prune -exec rm -rf {} +
