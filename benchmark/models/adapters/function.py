@@ -99,7 +99,7 @@ def function_defense(
         k = n_classes or seen
         if n_classes is None:
             say(
-                f"the function answers labels: {k} classes, as far as the data show; else n_classes"
+                f"the function answers labels: {k} classes, as the data show; else give n_classes"
             )
         one_hot(answer, k)
     gives: Gives = "labels" if labels else "scores"

@@ -188,7 +188,7 @@ def test_a_function_of_tensors_is_given_tensors():
 def test_labels_take_the_number_of_classes_from_the_data():
     defense, said = adapt(lambda x: np.zeros(len(x), np.int64), n_labels=7)
     assert defense.info.n_classes == 7
-    assert "7 classes, as far as the data show" in said
+    assert "7 classes, as the data show" in said
 
 
 def test_a_defense_is_used_as_it_is():
