@@ -46,7 +46,7 @@ def _toml(value: str) -> str:
 def fitted(value: Any, kind: Any) -> Any:
     """Return ``value`` as the annotation ``kind`` wants it; ValueError says what is expected.
 
-    Whole numbers and fractions become floats where a float is meant. An annotation that says
+    A fraction such as ``"8/255"`` becomes a float where a float is meant. An annotation that says
     nothing here (a class, a protocol, none) takes any value.
     """
     if kind is bool:
@@ -55,7 +55,7 @@ def fitted(value: Any, kind: Any) -> Any:
         return _of(value, type(value) is int, "a whole number")
     if kind is float:
         try:
-            return parse_budget(value) if isinstance(value, str) else float(_number(value))
+            return parse_budget(value) if isinstance(value, str) else _number(value)
         except ValueError:
             raise ValueError("a number") from None
     if kind is str:
