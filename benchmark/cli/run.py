@@ -6,12 +6,22 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.messages import command_line, is_newer, reported, say, whole_numbers, words
-from benchmark.cli.options import DataDir, Dataset, Device, Eps, NTrain, Out, Preset
+from benchmark.cli.options import (
+    Config,
+    DataDir,
+    Dataset,
+    Device,
+    Eps,
+    NTrain,
+    Out,
+    Preset,
+    Set,
+    parse_changes,
+)
 from benchmark.config import presets
 from benchmark.config.attack_syntax import split_words
 from benchmark.config.eps import parse_eps, parse_list
 from benchmark.console import print_accuracies
-from benchmark.errors import unknown_name
 from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
 from benchmark.results.audit_words import LEVELS, check_level
 
@@ -78,18 +88,31 @@ def run(
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Out = Path("runs"),
+    set_: Set = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="defenses=NAMES",
+            help="With --to: grow a run by defenses=..., attacks=... or seeds=...; what is there"
+            " stays as it is.",
+        ),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="With --add: the run's folder.")] = None,
+    config: Config = None,
 ) -> None:
     """Train the defenses, attack them over the eps sweep, write the tables and the report."""
     budgets = parse_eps(eps) if eps.strip() else None
     seed_list = whole_numbers(seeds, "--seeds")
     check_seconds(time_limit)
     check_level(audit, ("off", *LEVELS))
-    if preset and preset not in presets.preset_names():
-        raise unknown_name("preset", preset, presets.preset_names())
+    if preset:
+        presets.lineage(preset)
+    changes = parse_changes(set_)
 
     from benchmark.cli.audit_run import audit_full, audit_line
     from benchmark.execution.plan import choose_device, plan
     from benchmark.execution.runner import run as run_spec
+    from benchmark.execution.unused_changes import remarks_on_changes
     from benchmark.execution.unused_options import remarks
     from benchmark.progress import ConsoleProgress
     from benchmark.training.model_cache import private_cache
@@ -97,13 +120,15 @@ def run(
     device = choose_device(device)
     chosen = preset or ("paper" if device == "cuda" else "quick")
     why = "asked for" if preset else f"the default on {device}"
-    asked = {
+    asked: dict[str, list[str]] = {
         "defenses": words(defenses) or ["all"],
         "attacks": split_words(attacks),
         "libraries": words(libraries),
     }
     spec = plan(
-        **asked,
+        defenses=asked["defenses"],
+        attacks=asked["attacks"],
+        libraries=asked["libraries"],
         dataset=dataset,
         preset=chosen,
         device=device,
@@ -113,12 +138,15 @@ def run(
         seeds=seed_list,
         study=study.strip(),
         exact=exact,
+        changes=changes,
     )
-    say(f"preset {chosen} ({why}): {presets.read_preset(chosen)['description']}")
+    say(f"preset {chosen} ({why}): {presets.description(chosen)}")
     if budgets and list(budgets) != parse_list(eps):
         say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
     if spec.study:
         say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
+    for remark in remarks_on_changes(changes, spec):
+        say(remark)
     for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
         say(remark)
     say(f"run folder: {out / spec.run_id}")

@@ -80,6 +80,12 @@ def lineage(preset: str) -> list[tuple[str, dict[str, Any]]]:
         name = str(Path(name).parent / base) if is_file(name) and is_file(base) else base
 
 
+def description(preset: str) -> str:
+    """Return what a preset says of itself; a file that says nothing is told by its base."""
+    raw = read_preset(preset)
+    return str(raw.get("description") or f"{raw.get('base', 'no base')}, and what differs")
+
+
 def preset_label(preset: str, changes: Mapping[str, Any] | None = None) -> str:
     """Return the name under which results know a preset: never a shipped one's for other settings.
 
