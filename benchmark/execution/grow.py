@@ -161,7 +161,7 @@ def _planned(
     for what in _differences(spec, again):
         raise UsageError(
             f"{what} has other settings in this run than in preset {chosen}"
-            f"{' with --set' if changes else ''}: give the --preset and --set that it was begun with"
+            f"{' with --set' if changes else ''}: give the --preset and --set of its first command"
         )
     return resolved(
         additions.defenses or [spec.defenses[0].name], additions.attacks or own, libraries
