@@ -153,7 +153,8 @@ def run(
         assert to is not None
         out = to.parent
         say(
-            f"grown: {len(spec.defenses)} defenses, {len(spec.attacks)} attacks, {len(spec.seeds)} seeds"
+            f"the run has {len(spec.defenses)} defenses, {len(spec.attacks)} attacks and"
+            f" {len(spec.seeds)} seeds now"
         )
     else:
         if not dataset:
