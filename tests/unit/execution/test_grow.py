@@ -12,7 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.execution.grow import Additions, grow, grown_since
 from benchmark.execution.plan import plan
 from benchmark.execution.runner import run
-from benchmark.progress import NullProgress
+from benchmark.progress import Progress
 
 
 def begin(tmp_path, monkeypatch):
@@ -23,11 +23,11 @@ def begin(tmp_path, monkeypatch):
 
 
 def compute(spec, out):
-    return run(spec, out=out, data_dir=None, command="test", progress=NullProgress(), audit=False)
+    return run(spec, out=out, data_dir=None, command="test", progress=Progress(), audit=False)
 
 
 def add(path, *texts, **options):
-    return grow(path, Additions.parse(texts), progress=NullProgress(), **options)
+    return grow(path, Additions.parse(texts), progress=Progress(), **options)
 
 
 def test_old_rows_stay_as_they_are(tmp_path, monkeypatch):
