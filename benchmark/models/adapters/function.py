@@ -98,9 +98,7 @@ def function_defense(
         seen = max(int(answer.max()) + 1, expected.n_labels or 2)
         k = n_classes or seen
         if n_classes is None:
-            say(
-                f"the function answers labels: {k} classes, as the data show; else give n_classes"
-            )
+            say(f"the function answers labels: {k} classes, as the data show; else give n_classes")
         one_hot(answer, k)
     gives: Gives = "labels" if labels else "scores"
     say(f"of this model only {gives} can be had: attacks that follow the gradient are skipped")
