@@ -155,10 +155,8 @@ def run(
         )
         assert to is not None
         out = to.parent
-        say(
-            f"the run has {len(spec.defenses)} defenses, {len(spec.attacks)} attacks and"
-            f" {len(spec.seeds)} seeds now"
-        )
+        parts = (("defenses", spec.defenses), ("attacks", spec.attacks), ("seeds", spec.seeds))
+        say(f"the run now has {', '.join(f'{len(many)} {name}' for name, many in parts)}")
     else:
         if not dataset:
             raise UsageError("--dataset: name the dataset, for example --dataset mnist")

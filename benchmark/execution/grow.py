@@ -74,6 +74,11 @@ def grow(
     with held(run_dir / ".lock", str(run_dir), progress):
         spec = read_spec(run_dir)
         read_origin(run_dir, spec)
+        if not spec.trains:
+            raise UsageError(
+                f"{run_dir} is an evaluation of a model that was handed over: evaluate"
+                " again with other attacks, which is a run of its own"
+            )
         if run_dir.resolve().name != spec.run_id:
             raise UsageError(f"{run_dir} was renamed; rename it back to {spec.run_id} to grow it")
         grown = _grown(spec, additions, preset, changes or {}, libraries)
