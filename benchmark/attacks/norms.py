@@ -79,8 +79,9 @@ def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
 
     In l1 the steepest step moves a single entry and gets stuck where the box stops that one; so it
     is the sign of the ``SPARSE`` largest entries (Tramer and Boneh 2019,
-    https://arxiv.org/abs/1904.13000). In l0 it is the gradient, scaled to an l1 length of 1; the
-    projection decides which entries stay (Croce and Hein 2019, https://arxiv.org/abs/1909.05040).
+    https://arxiv.org/abs/1904.13000). In l0, where a step has no length, it is the gradient with a
+    largest entry of 1, of which the projection keeps the largest changes (Croce and Hein 2019,
+    https://arxiv.org/abs/1909.05040): a weak search, for which sigma-zero is the attack.
     """
     if norm == "linf":
         return gradient.sign()
@@ -90,7 +91,7 @@ def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
         flat = torch.zeros_like(flat).scatter(1, kept.indices, flat.gather(1, kept.indices).sign())
     # Scaled by the largest entry first: squares of gradients near 1e-30 would underflow to 0.
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-    order = 2 if norm == "l2" else 1
+    order = {"l2": 2.0, "l1": 1.0, "l0": math.inf}[norm]
     step = torch.linalg.vector_norm(flat, ord=order, dim=1, keepdim=True).clamp_min(1e-12)
     direction: Tensor = flat / step
     return direction.view_as(gradient)

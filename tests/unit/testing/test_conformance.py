@@ -519,7 +519,7 @@ class BlackOnWrong(LineSearch):
     ("attack", "rule"),
     [
         (object(), "must be a BudgetAttack or a MinimalAttack"),
-        (PGD(norm="l1"), "norm must be one of"),
+        (PGD(norm="l3"), "norm must be one of"),
         (LeavesBall(), "stay in the ball: distance 0.001 more than eps"),
         (LeavesBall(norm="l2"), "stay in the ball"),
         (LeavesBox(), "stay in the box"),
