@@ -58,12 +58,8 @@ class FMN(MinimalAttack):
             f, logits, g = part.gradient(x_k, labels, loss)
             fooled, far = found.offer(rows, clean, x_k, logits, labels)
             if k == 0 and fooled.any():
-                rows, f, g, far = (
-                    (~fooled).nonzero().flatten(),
-                    f[~fooled],
-                    g[~fooled],
-                    far[~fooled],
-                )
+                rows = (~fooled).nonzero().flatten()
+                f, g, far = f[rows], g[rows], far[rows]
                 clean, labels, x_k, epsilon = x[rows], y[rows], x[rows], epsilon[rows]
                 part, fooled = view.select(rows), fooled[rows]
                 if len(rows) == 0:
