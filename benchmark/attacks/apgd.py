@@ -39,8 +39,8 @@ class APGD(BudgetAttack):
 
     A sample leaves once it is misclassified, unless ``early_stop`` is False or the defense is
     stochastic; of a stochastic one the last iterate counts, as in PGD. A restart costs each sample
-    a forward and a backward a step, and a forward for the last iterate (in l1, two of each more);
-    targets cost a forward.
+    a forward and a backward a step, and a forward for the last iterate (in l1 three); targets cost
+    a forward.
     """
 
     steps: int = 100

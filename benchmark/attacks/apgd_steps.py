@@ -150,7 +150,8 @@ class Sparse:
 
     How many entries follows from how many the best point has changed. Where that number falls the
     step starts again at eps and at the best point, elsewhere it gets shorter. A ``warm`` start
-    tells by itself how sparse the steps should be.
+    tells by itself how sparse the steps should be. Entries that the box holds back do not count
+    among the largest, unlike in the paper: where most pixels are black they would be most of them.
     """
 
     def __init__(self, steps: int, *, warm: bool) -> None:
@@ -167,7 +168,8 @@ class Sparse:
 
     def advance(self, s: Iterates, k: int) -> None:
         """Take step ``k``, counted from 0."""
-        g, entries = s.g.flatten(1), s.x[0].numel()
+        held = ((s.x_k <= 0) & (s.g < 0)) | ((s.x_k >= 1) & (s.g > 0))
+        g, entries = s.g.masked_fill(held, 0).flatten(1), s.x[0].numel()
         place = ((1 - s.share) * entries).clamp(0, entries - 1).long()
         least = g.abs().sort(dim=1).values.gather(1, place[:, None])
         sign = torch.where(g.abs() >= least, g.sign(), 0)

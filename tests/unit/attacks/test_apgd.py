@@ -38,12 +38,12 @@ def test_equals_torchattacks(norm, loss):
     y = model.predict(x)
     word = {"cross_entropy": "ce", "dlr": "dlr"}[loss]
     theirs = torchattacks.APGD(
-        model, norm="Linf" if norm == "linf" else "L2", eps=eps, steps=30, loss=word, seed=0
+        model, norm="Linf" if norm == "linf" else "L2", eps=eps, steps=100, loss=word, seed=0
     )
     with seeded(0):
         torch.manual_seed(0)
         best, _, highest, _ = theirs.attack_single_run(x, y)
-    own, _, _ = attack(model, NORMS[norm](steps=30, loss=loss, early_stop=False), x, y, eps)
+    own, _, _ = attack(model, NORMS[norm](loss=loss, early_stop=False), x, y, eps)
     value = LOSSES[loss](model(own), y).detach()
     held = margin(model(best), y) < 0  # of those that fall, ours returns one that fell
     assert held.any()
@@ -59,16 +59,16 @@ def test_equals_the_authors(norm):
     model, eps = SmallCNN(), {"linf": 0.03, "l2": 0.3, "l1": 2.0}[norm]
     y = model.predict(x)
     theirs = authors.APGDAttack(
-        model, n_iter=30, norm={"linf": "Linf"}.get(norm, norm.upper()), eps=eps, seed=0
+        model, n_iter=100, norm={"linf": "Linf"}.get(norm, norm.upper()), eps=eps, seed=0
     )
     theirs.init_hyperparam(x)
     with seeded(0):
         torch.manual_seed(0)
         if norm == "l1":
-            best = theirs.decr_eps_pgd(x, y, [3 * eps, 2 * eps, eps], [9, 9, 12])
+            best = theirs.decr_eps_pgd(x, y, [3 * eps, 2 * eps, eps], [30, 30, 40])
         else:
             best = theirs.attack_single_run(x, y)
-    own, _, _ = attack(model, NORMS[norm](steps=30, early_stop=False), x, y, eps)
+    own, _, _ = attack(model, NORMS[norm](early_stop=False), x, y, eps)
     held = margin(model(best[0]), y) < 0
     value = LOSSES["cross_entropy"](model(own), y).detach()
     assert torch.allclose(value[held], best[2][held], rtol=0, atol=1e-5)
@@ -106,7 +106,8 @@ def test_reaches_the_optimal_margin_in_l1():
     optimum = (used * towards.abs().gather(1, order)).sum(1)
     reached = ((x_adv.flatten(1).double() - flat) * towards).sum(1)
     assert (distance(x_adv, x, "l1") <= eps + 1e-5).all()
-    assert (reached >= 0.97 * optimum).all()
+    assert (reached / optimum).median() > 0.97
+    assert (reached / optimum).min() > 0.8
 
 
 def test_eps_per_sample():
@@ -177,26 +178,28 @@ def test_targets_find_what_a_misleading_loss_does_not():
     """The nearest class by logits recedes; the one behind it can be reached."""
 
     def logits(x):
-        v = x.flatten(1)[:, 0]
-        return torch.stack([v * 0, -0.1 - (v - 0.5).abs(), v - 0.9, v * 0 - 9], 1)
+        a, b = x.flatten(1).unbind(1)
+        near = -0.1 - (a - 0.5).abs() - (b - 0.5).abs()
+        return torch.stack([a * 0, near, a + b - 1.75, a * 0 - 9], 1)
 
-    x, y = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1).long()
-    one, _, _ = attack(Function(logits), APGDTargeted(n_targets=1), x, y, 0.45)
-    two, forwards, _ = attack(Function(logits), APGDTargeted(n_targets=2), x, y, 0.45)
+    x, y = torch.full((1, 1, 1, 2), 0.5), torch.zeros(1).long()
+    one, _, _ = attack(Function(logits), APGDTargeted(n_targets=1), x, y, 0.4)
+    two, forwards, _ = attack(Function(logits), APGDTargeted(n_targets=2), x, y, 0.4)
     assert Function(logits).predict(one).item() == 0
     assert Function(logits).predict(two).item() == 2
     assert forwards.item() < 2 * 101 + 1  # it left on the way
 
 
 def test_queries_by_hand():
-    model, w = linear_classes()
+    model, _ = linear_classes()
     x = torch.full((3, 1, 8, 8), 0.5) + 0.2 * images(3) - 0.1
     y = model.predict(x)
+    # A forward more for the last iterate, in l1 for that of each of three balls.
     for cls, more in ((APGD, 1), (APGDL2, 1), (APGDL1, 3)):
         never = cls(steps=10, restarts=2, early_stop=False)
         _, forwards, backwards = attack(model, never, x, y, 1e-4)
         assert forwards.tolist() == [2 * (10 + more)] * 3
-        assert backwards.tolist() == [2 * (10 + more - 1 - (more > 1) * 2)] * 3 or more == 3
+        assert backwards.tolist() == [2 * 10] * 3
     _, forwards, backwards = attack(model, APGDTargeted(steps=10, n_targets=9), x, y, 1e-4)
     assert forwards.tolist() == [1 + 3 * 11] * 3  # three wrong classes
     assert backwards.tolist() == [3 * 10] * 3
