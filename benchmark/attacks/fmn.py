@@ -90,7 +90,8 @@ class FMN(MinimalAttack):
             larger = larger.floor().maximum(epsilon + 1)
             return torch.where(fooled, smaller.minimum(best), larger).clamp_min(1)
         linear = far + f.abs() / dual_length(g, self.norm).clamp_min(1e-12)
-        searching = torch.where(best.isinf(), linear, larger)
+        # Rounding may leave an iterate on the boundary, where the linear model asks for no more.
+        searching = torch.where(best.isinf(), linear.maximum(far * (1 + gamma)), larger)
         return torch.where(fooled, smaller.minimum(best), searching)
 
 
