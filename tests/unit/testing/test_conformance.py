@@ -47,7 +47,7 @@ def test_registered_defenses_conform(name: str, info: DatasetInfo) -> None:
     assert check_defense(DEFENSES.load(name), info, **quick) == []
 
 
-FEW: Mapping[str, int] = {"n_queries": 60, "n_targets": 2}
+FEW: Mapping[str, int] = {"n_queries": 300, "n_targets": 2}
 """The rules do not depend on how long an attack searches."""
 
 LONG = ("apgd", "ddn", "fmn", "alma", "sigma-zero")
