@@ -1,5 +1,6 @@
 """The rules of an attack."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 
@@ -19,7 +20,12 @@ from benchmark.seeding import generator, seeded
 from benchmark.testing.checks import Check, Inspection
 from benchmark.testing.common import GREY, N, Rules, changed_tensors, report, require, snapshot
 
-BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
+BUDGETS = {
+    "linf": (0.0, 1e-3, 0.03, 0.2),
+    "l2": (0.0, 0.02, 0.5, 3.0),
+    "l1": (0.0, 0.1, 4.0, 40.0),
+    "l0": (0.0, 1.0, 10.0, 100.0),
+}
 """Budgets of the check; within the largest every image of :class:`_Linear` is misclassified."""
 
 
@@ -130,9 +136,8 @@ class AttackCase:
         if isinstance(self.attack, BudgetAttack):
             budget = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
             far = distance(found, x, self.attack.norm)
-            tolerance = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(
-                self.attack, x
-            )
+            spacing = torch.finfo(torch.float32).eps
+            tolerance = budget * TOLERANCE + spacing * _spread(self.attack, x)
             must(
                 (far <= budget + tolerance).all(),
                 f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
@@ -185,5 +190,6 @@ def _finds(case: AttackCase, eps: Eps) -> Iterable[str]:
 
 
 def _spread(attack: Attack, x: Tensor) -> float:
-    """How often float32's spacing may add up: once in l-inf, over all pixels in l2."""
-    return 1.0 if attack.norm == "linf" else float(x[0].numel()) ** 0.5
+    """How often float32's spacing may add up: over all pixels, not at all in l-inf and l0."""
+    power = {"linf": 0.0, "l0": 0.0, "l2": 0.5, "l1": 1.0}[attack.norm]
+    return math.pow(x[0].numel(), power)
