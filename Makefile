@@ -72,4 +72,4 @@ $(BIN)/python:
 clean:
 	rm -rf $(VENV) $(VENV_DOCS) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache .coverage .coverage.*
-	find benchmark defenses baselines reports tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmark defenses baselines reports tests examples -name __pycache__ -prune -exec rm -rf {} +

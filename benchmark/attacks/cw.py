@@ -10,7 +10,7 @@ fail. Here s < 1, and w is kept within [-artanh(s), artanh(s)], the preimage of 
 pixel starts exactly where it is and its slope is at least (1 - s^2) / (2 s).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmark.attacks.base import MinimalAttack
 from benchmark.attacks.losses import margin
 from benchmark.attacks.norms import per_sample
+from benchmark.attacks.targets import UNTARGETED, Target, check_target, targets_of
 from benchmark.attacks.view import AttackView
 
 SCALE = 0.5
@@ -97,13 +98,26 @@ class CarliniWagner(CWSettings):
     known to fail and to suffice, per sample. A step starts at the nearest adversarial image found,
     before there is one where the last step ended; Adam's state starts again. ``lr`` is the largest
     learning rate, in w. With ``abort_early`` a sample that stalls twice in a step leaves the batch
-    for the rest of it, and one whose search has settled leaves the search.
+    for the rest of it, and one whose search has settled leaves the search. With a ``target``
+    (:mod:`benchmark.attacks.targets`) it searches the nearest image of that class (a forward).
     Costs each sample a forward and a backward at the image, one of each per iteration, and a
     forward for the last iterate of each search step that runs to its end.
     """
 
+    target: Target = UNTARGETED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_target(self.target)
+        if self.targeted and self.target != UNTARGETED:
+            raise ValueError("give targeted, for labels to reach, or target, not both")
+
     def run(self, view: AttackView, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """See :meth:`.MinimalAttack.run`; where it fails, the closest attempt."""
+        aim = targets_of(view, x, y, self.target)
+        if aim is not None:
+            towards = replace(self, targeted=True, target=UNTARGETED)
+            return towards.run(view, x, aim, generator=generator)
         nearest = Nearest(x, self.confidence)
         f, _, gradient = view.gradient(x, y, self._hinge)
         needed, move = linearised(x, x, f, gradient)

@@ -52,3 +52,52 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+# --- towards a class -----------------------------------------------------------------------------
+
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Maps logits (N, K), labels (N,) and the classes to reach (N,) to a loss (N,)."""
+
+
+def targeted_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the log-probability of the class to reach."""
+    return -F.cross_entropy(logits, target, reduction="none")
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the logit of the class to reach minus the true one."""
+    pair = logits.gather(1, torch.stack([target, y], 1))
+    return pair[:, 0] - pair[:, 1]
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the targeted difference of logits ratio (Croce and Hein 2020, as :func:`dlr`).
+
+    The lead of the class to reach over the range from the largest logit to the mean of the third
+    and the fourth. Below four classes, and where the range is nothing but rounding, the range of
+    all logits taken as a constant, as in :func:`dlr`.
+    """
+    rounding = TIED * logits.detach().abs().amax(1)
+    spread = (logits.amax(1) - logits.amin(1)).detach()
+    if logits.shape[1] > 3:
+        top = logits.topk(4, dim=1).values
+        own = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+        spread = torch.where(own > rounding, own, spread)
+    lead = targeted_margin(logits, y, target)
+    return lead / torch.where(spread > rounding, spread, 1)
+
+
+TARGETED: Mapping[str, TargetedLoss] = {
+    "cross_entropy": targeted_cross_entropy,
+    "margin": targeted_margin,
+    "dlr": targeted_dlr,
+}
+"""The losses of ``LOSSES`` for a class to reach."""
+
+
+def towards(name: str, target: Tensor | None) -> Loss:
+    """Return the loss ``name``, for the classes ``target`` (N,) if there are any to reach."""
+    if target is None:
+        return LOSSES[name]
+    return lambda logits, y: TARGETED[name](logits, y, target)

@@ -9,8 +9,9 @@ from torch import Tensor
 from benchmark.attacks.ascent import Ascent
 from benchmark.attacks.base import Attack, SweepAttack
 from benchmark.attacks.eps_descent import Descent
-from benchmark.attacks.losses import LOSSES
+from benchmark.attacks.losses import LOSSES, towards
 from benchmark.attacks.norms import Eps, per_sample, random_start
+from benchmark.attacks.targets import UNTARGETED, Target, check_target, targets_of
 from benchmark.attacks.view import AttackView
 from benchmark.config.eps import check_step
 
@@ -52,7 +53,9 @@ class PGDSettings(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(PGDSettings, SweepAttack):
-    """Untargeted PGD in l-inf (sign steps) or l2 (normalised steps).
+    """PGD in l-inf (sign steps), l2 (normalised steps) or l1 (sparse sign steps).
+
+    With a ``target`` (:mod:`benchmark.attacks.targets`) it moves to that class, for a forward more.
 
     Where one search serves a sweep (:mod:`benchmark.attacks.eps_descent`), a ``step_size`` of None
     means steps that shrink. Of a stochastic defense no sample leaves early and the last iterate
@@ -61,11 +64,17 @@ class PGD(PGDSettings, SweepAttack):
     its last iterate.
     """
 
+    target: Target = UNTARGETED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_target(self.target)
+
     def run(
         self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, generator: torch.Generator
     ) -> Tensor:
         """See :meth:`benchmark.attacks.base.BudgetAttack.run`."""
-        radius, loss = per_sample(eps, x), LOSSES[self.loss]
+        radius, aim = per_sample(eps, x), targets_of(view, x, y, self.target)
         best = Best(x, early_stop=self.early_stop, stochastic=view.stochastic)
         last_only = self.return_last or view.stochastic
         ascent = Ascent(self.norm, self.steps, lambda _, r: self.step_size or 2.5 / self.steps * r)
@@ -73,6 +82,7 @@ class PGD(PGDSettings, SweepAttack):
 
         def follow(part: AttackView, rows: Tensor, t: int) -> tuple[Tensor | None, Tensor]:
             now, labels = x_adv[rows], y[rows]
+            loss = towards(self.loss, None if aim is None else aim[rows])
             if t == self.steps:
                 logits = part.logits(now)
                 value, g = loss(logits, labels), now
@@ -95,12 +105,13 @@ class PGD(PGDSettings, SweepAttack):
 
     @property
     def serves_sweeps(self) -> bool:
-        """True if the attack may stop early and has at least ``FEWEST_STEPS`` steps.
+        """True if it has no target, may stop early and has at least ``FEWEST_STEPS`` steps.
 
         A sweep's search stops at the first adversarial image, so it cannot take every step or
         return the last iterate; with few steps it finds other images than a run at each eps does.
         """
-        return self.early_stop and not self.return_last and self.steps >= FEWEST_STEPS
+        free = self.target == UNTARGETED and self.early_stop and not self.return_last
+        return free and self.steps >= FEWEST_STEPS
 
     def descend(self, view: AttackView, x: Tensor, y: Tensor, **sweep: Any) -> Tensor:
         """See :meth:`benchmark.attacks.base.SweepAttack.descend`."""

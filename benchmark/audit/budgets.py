@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.case import Case, Curve
-from benchmark.config.threat import ThreatModel
+from benchmark.config.threat import NORMS, ThreatModel
 
 FALLBACK = {1: 0.1, 3: 8 / 255}
 """l-inf budgets by the number of channels, where the run has no sweep to choose from."""
@@ -29,13 +29,13 @@ class Budget:
 
 
 def worst_case(case: Case) -> Curve | None:
-    """Return the curve of the best of the run's attacks per sample: l-inf if there is one, else l2.
+    """Return the curve of the best of the run's attacks per sample, in the first norm that has one.
 
     Of a stochastic defense that of the lowest single attack at each eps, because each further one
     is one more draw. Only over budgets that every attack of the norm saw, and over the case's
     images; None if there is no curve that saw any.
     """
-    for norm in ("linf", "l2"):
+    for norm in NORMS:
         curves = [curve for curve in case.curves if curve.norm == norm]
         common = set.intersection(*(set(curve.eps) for curve in curves)) if curves else set()
         if not common:

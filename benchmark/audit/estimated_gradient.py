@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.attacks.losses import margin
-from benchmark.attacks.norms import per_sample
+from benchmark.attacks.norms import per_sample, spread
 from benchmark.attacks.view import AttackView
 from benchmark.audit.momentum_ascent import MomentumAscent, unit
 
@@ -50,8 +50,7 @@ class EvolutionStrategies(MomentumAscent):
     ) -> Tensor:
         """See :meth:`.MomentumAscent.estimate`: one scale for every step, as they are summed up."""
         side = self.tiles[t * len(self.tiles) // self.steps]
-        if self.norm == "l2":  # a share of its length, spread over all pixels
-            eps = eps / x[0].numel() ** 0.5
+        eps = spread(eps, x, self.norm)
         sigmas = [torch.full_like(eps, self.sigma), *(share * eps for share in self.shares)]
         total = torch.zeros_like(x)
         for probe in range(self.probes):

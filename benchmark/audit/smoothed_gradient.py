@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import spread
 from benchmark.attacks.view import AttackView
 from benchmark.audit.momentum_ascent import MomentumAscent, unit
 
@@ -45,8 +46,10 @@ class SmoothedGradient(MomentumAscent):
             return torch.rand(shape, generator=rng, device=x.device, dtype=x.dtype)
 
         width = self.width * (0.5 + 0.5 * uniform(1)) * eps
-        if self.norm == "l2":  # noise of that length, spread over all pixels
-            width = width * (3 / x[0].numel()) ** 0.5
+        if (
+            self.norm != "linf"
+        ):  # noise of that length: uniform, its root mean square is width / 3**0.5
+            width = 3**0.5 * spread(width, x, self.norm)
         place, total = uniform(*x.shape), torch.zeros_like(x)
         for draw in range(self.draws):
             # Every pixel passes through its whole width in equal steps, from a place of its own.

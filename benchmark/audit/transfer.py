@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.attacks.pgd import PGD
 from benchmark.audit.case import Curve
 from benchmark.batching import BATCH_SIZE, Batches
-from benchmark.config.presets import preset_for
+from benchmark.config.presets import preset_for, preset_names
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.config.threat import ThreatModel, reach
 from benchmark.datasets.dataset import ImageDataset
@@ -118,13 +118,18 @@ def from_others(target: str, matrix: Sequence[Transfer]) -> list[Transfer]:
 def substitute_for(spec: RunSpec) -> DefenseSpec | None:
     """Return the defense to train as a source where ``spec`` has only one; None if it has more.
 
-    The undefended model, as the run's preset trains it on the run's dataset. A run of the
-    undefended model alone needs none: its own gradient is what a substitute would stand in for.
+    The undefended model, as the run's preset trains it on the run's dataset; where the preset is
+    the user's own, with the settings of the one defense as far as they are its own too. A run of
+    the undefended model alone needs none: its own gradient is what a substitute would stand in for.
     For a model that was handed over there is nothing to train one on.
     """
     if not spec.trains or len(spec.defenses) > 1 or spec.defenses[0].type == UNDEFENDED:
         return None
-    return resolve_defense(preset_for(spec.preset, spec.dataset), UNDEFENDED)
+    if spec.preset in preset_names():
+        return resolve_defense(preset_for(spec.preset, spec.dataset), UNDEFENDED)
+    own = spec.defenses[0].params
+    shared = {"training": own.get("training", {}), "defense_options": own}
+    return resolve_defense(shared, UNDEFENDED)
 
 
 def undefended_first(names: Sequence[str]) -> list[str]:

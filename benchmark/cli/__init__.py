@@ -18,6 +18,7 @@ from benchmark.cli.evaluate import evaluate
 from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import list_names
 from benchmark.cli.messages import say
+from benchmark.cli.presets import app as presets_app
 from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.speed import speed
@@ -42,6 +43,7 @@ app = typer.Typer(
 for command in (evaluate, run, audit, report, leaderboard, crosscheck, dimension, speed):
     app.command()(command)
 app.command("list")(list_names)
+app.add_typer(presets_app, name="presets")
 
 FAILED = 1
 WRONG_USAGE = 2

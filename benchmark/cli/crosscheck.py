@@ -9,6 +9,7 @@ import typer
 from benchmark.cli.messages import command_line, is_newer, reported, say, words
 from benchmark.cli.options import (
     AsJson,
+    Config,
     DataDir,
     Dataset,
     Device,
@@ -18,10 +19,11 @@ from benchmark.cli.options import (
     NTrain,
     Out,
     Preset,
+    Set,
+    parse_changes,
 )
 from benchmark.config.eps import parse_eps
-from benchmark.config.presets import preset_names
-from benchmark.errors import unknown_name
+from benchmark.config.presets import lineage
 
 
 def crosscheck(
@@ -45,16 +47,20 @@ def crosscheck(
     data_dir: DataDir = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
+    set_: Set = None,
+    config: Config = None,
 ) -> None:
     """Run one attack in several libraries on one model and say where and why they disagree."""
     budgets = parse_eps(eps) if eps.strip() else None
-    if preset and preset not in preset_names():
-        raise unknown_name("preset", preset, preset_names())
+    if preset:
+        lineage(preset)
+    changes = parse_changes(set_)
 
     from benchmark.crosscheck.console import print_crosscheck
     from benchmark.crosscheck.measure import crosscheck as check
     from benchmark.crosscheck.plan import plan_crosscheck
     from benchmark.execution.plan import choose_device
+    from benchmark.execution.unused_changes import remarks_on_changes
     from benchmark.execution.unused_options import renamed
     from benchmark.progress import ConsoleProgress
     from benchmark.training.model_cache import private_cache
@@ -74,9 +80,11 @@ def crosscheck(
         seed=seed,
         random_start=random_start,
         best_iterate=best_iterate,
+        changes=changes,
     )
     say(f"preset {chosen} ({'asked for' if preset else f'the default on {device}'})")
     for line in (
+        *remarks_on_changes(changes, plan.spec),
         *renamed("--dataset", dataset, plan.spec.dataset),
         *renamed("--defense", defense, plan.spec.defenses[0].name),
         *renamed("--attack", attack, plan.spec.attacks[0].name),

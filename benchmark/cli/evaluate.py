@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.messages import command_line, reported, say
-from benchmark.cli.options import AsJson, DataDir, Device
+from benchmark.cli.options import AsJson, Config, DataDir, Device, Set, parse_changes
 from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
 from benchmark.results.audit_words import LEVELS, check_level
 
@@ -69,11 +69,14 @@ def evaluate(
         float, typer.Option(help="Seconds that one cell's attack may take; 0 for no limit.")
     ] = DEFAULT_SECONDS,
     out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
+    set_: Set = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Attack a trained model over a sweep of eps, and say how sure each number is."""
     check_level(audit, ("off", *LEVELS))
     check_seconds(time_limit)
+    changes = parse_changes(set_)
 
     from benchmark.given.evaluate import evaluate_subject, spec_of
     from benchmark.given.source import Source, absolute, as_plain
@@ -98,7 +101,7 @@ def evaluate(
         name=name,
     )
     subject = source.subject(progress.say)
-    spec = spec_of(subject, norm=norm, eps=eps or None, attacks=attacks, seed=seed)
+    spec = spec_of(subject, norm=norm, eps=eps or None, attacks=attacks, seed=seed, changes=changes)
     progress.say(f"run folder: {out / spec.run_id}")
     try:
         found = evaluate_subject(

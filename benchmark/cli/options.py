@@ -1,13 +1,37 @@
 """Options that several commands share: one wording each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from benchmark.cli.config_file import fill_defaults
+from benchmark.config.presets import merge
+from benchmark.config.setting_values import parse_change
+
 Dataset = Annotated[str, typer.Option(help="Dataset to train and attack on.")]
 Preset = Annotated[
-    str, typer.Option(help="smoke, quick or paper; paper where CUDA is, else quick.")
+    str,
+    typer.Option(
+        help="smoke, quick, paper or a TOML file of your own; paper where CUDA is, else quick."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one of the preset's settings, such as training.epochs=2 or"
+        " attack_settings.pgd.steps=100; may be repeated.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        is_eager=True,
+        callback=fill_defaults,
+        help="TOML file with options of this command; what is typed beside it wins.",
+    ),
 ]
 Eps = Annotated[str, typer.Option(help="Budgets such as 0,0.1,8/255 in place of the preset's.")]
 NTrain = Annotated[int | None, typer.Option(help="Training images, class-balanced.")]
@@ -25,3 +49,11 @@ DataDir = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Where result folders go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def parse_changes(texts: list[str] | None) -> dict[str, Any]:
+    """Return what ``--set`` changes, as nested tables; of two that set the same, the later wins."""
+    changes: dict[str, Any] = {}
+    for text in texts or ():
+        changes = merge(changes, parse_change(text))
+    return changes

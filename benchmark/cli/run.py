@@ -5,19 +5,31 @@ from typing import Annotated
 
 import typer
 
+from benchmark.cli.growing import grown_spec
 from benchmark.cli.messages import command_line, is_newer, reported, say, whole_numbers, words
-from benchmark.cli.options import DataDir, Dataset, Device, Eps, NTrain, Out, Preset
+from benchmark.cli.options import (
+    Config,
+    DataDir,
+    Dataset,
+    Device,
+    Eps,
+    NTrain,
+    Out,
+    Preset,
+    Set,
+    parse_changes,
+)
 from benchmark.config import presets
 from benchmark.config.attack_syntax import split_words
 from benchmark.config.eps import parse_eps, parse_list
 from benchmark.console import print_accuracies
-from benchmark.errors import unknown_name
+from benchmark.errors import UsageError
 from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
 from benchmark.results.audit_words import LEVELS, check_level
 
 
 def run(
-    dataset: Dataset,
+    dataset: Dataset = "",
     defenses: Annotated[
         str, typer.Option(help="Comma-separated names, or all: with --study, all of the study's.")
     ] = "all",
@@ -78,51 +90,103 @@ def run(
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Out = Path("runs"),
+    set_: Set = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="defenses=NAMES",
+            help="With --to: grow a run by defenses=..., attacks=... or seeds=...; what is there"
+            " stays as it is.",
+        ),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="With --add: the run's folder.")] = None,
+    config: Config = None,
 ) -> None:
     """Train the defenses, attack them over the eps sweep, write the tables and the report."""
     budgets = parse_eps(eps) if eps.strip() else None
     seed_list = whole_numbers(seeds, "--seeds")
     check_seconds(time_limit)
     check_level(audit, ("off", *LEVELS))
-    if preset and preset not in presets.preset_names():
-        raise unknown_name("preset", preset, presets.preset_names())
+    if preset:
+        presets.lineage(preset)
+    changes = parse_changes(set_)
 
     from benchmark.cli.verdicts import audit_line
     from benchmark.execution.audit_run import audit_full
+    from benchmark.execution.grow import grown_since
     from benchmark.execution.plan import choose_device, plan
     from benchmark.execution.runner import run as run_spec
+    from benchmark.execution.unused_changes import remarks_on_changes
     from benchmark.execution.unused_options import remarks
     from benchmark.progress import ConsoleProgress
     from benchmark.training.model_cache import private_cache
     from benchmark.training.supply import Trained
 
-    device, supply = choose_device(device), Trained(data_dir)
+    device_asked, device = device, choose_device(device)
+    supply = Trained(data_dir)
     chosen = preset or ("paper" if device == "cuda" else "quick")
     why = "asked for" if preset else f"the default on {device}"
-    asked = {
+    asked: dict[str, list[str]] = {
         "defenses": words(defenses) or ["all"],
         "attacks": split_words(attacks),
         "libraries": words(libraries),
     }
-    spec = plan(
-        **asked,
-        dataset=dataset,
-        preset=chosen,
-        device=device,
-        eps=budgets,
-        n_train=n_train,
-        n_test=n_test,
-        seeds=seed_list,
-        study=study.strip(),
-        exact=exact,
-    )
-    say(f"preset {chosen} ({why}): {presets.read_preset(chosen)['description']}")
-    if budgets and list(budgets) != parse_list(eps):
-        say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
-    if spec.study:
-        say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
-    for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
-        say(remark)
+    if add or to:
+        given = {
+            "--dataset": dataset,
+            "--defenses": defenses != "all",
+            "--attacks": attacks,
+            "--eps": eps,
+            "--n-train": n_train,
+            "--n-test": n_test,
+            "--seeds": seeds != "0",
+            "--study": study,
+            "--exact": exact,
+            "--device": device_asked != "auto",
+            "--out": out != Path("runs"),
+        }
+        spec = grown_spec(
+            add or (),
+            to,
+            given=given,
+            preset=preset,
+            changes=changes,
+            libraries=asked["libraries"],
+        )
+        assert to is not None
+        out = to.parent
+        parts = (("defenses", spec.defenses), ("attacks", spec.attacks), ("seeds", spec.seeds))
+        say(f"the run now has {', '.join(f'{len(many)} {name}' for name, many in parts)}")
+    else:
+        if not dataset:
+            raise UsageError("--dataset: name the dataset, for example --dataset mnist")
+        spec = plan(
+            defenses=asked["defenses"],
+            attacks=asked["attacks"],
+            libraries=asked["libraries"],
+            dataset=dataset,
+            preset=chosen,
+            device=device,
+            eps=budgets,
+            n_train=n_train,
+            n_test=n_test,
+            seeds=seed_list,
+            study=study.strip(),
+            exact=exact,
+            changes=changes,
+        )
+        say(f"preset {chosen} ({why}): {presets.description(chosen)}")
+        if budgets and list(budgets) != parse_list(eps):
+            say(f"eps sorted, repetitions dropped: {', '.join(f'{value:g}' for value in budgets)}")
+        if spec.study:
+            say(f"study {spec.study}: {', '.join(defense.name for defense in spec.defenses)}")
+        for remark in remarks_on_changes(changes, spec):
+            say(remark)
+        for remark in remarks(spec, dataset=dataset, **asked, eps=budgets, n_test=n_test):
+            say(remark)
+        if (whole := grown_since(out, spec)) != spec:
+            say("this run was grown since: what was added is part of it")
+            spec = whole
     say(f"run folder: {out / spec.run_id}")
     with private_cache(no_cache):
         result = run_spec(

@@ -82,7 +82,9 @@ def parse_named(word: str) -> NamedAttack | None:
 
     A dot or a second colon makes it the path of an attack in a package (``package.module:Class``).
     """
-    match = re.fullmatch(r"([A-Za-z][\w-]*):\s*([A-Za-z]\w*)\s*(\(.*\))?", word, re.DOTALL)
+    # The harness's own attacks have hyphens in their names.
+    match = re.fullmatch(r"(inhouse):\s*([A-Za-z][\w-]*)\s*(\(.*\))?", word, re.DOTALL)
+    match = match or re.fullmatch(r"([A-Za-z][\w-]*):\s*([A-Za-z]\w*)\s*(\(.*\))?", word, re.DOTALL)
     if match is None:
         if re.match(r"[\w-]+:\w+\s*\(", word):
             raise UsageError(f"attack {word!r}: write it as library:Class(key=value, key=value)")

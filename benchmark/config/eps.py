@@ -57,20 +57,26 @@ def check_eps(eps: float, norm: str) -> None:
         raise UsageError(f"eps {eps:g} is negative; budgets start at 0")
     if norm == "linf" and eps > 1:
         raise UsageError(f"eps {eps:g} is above 1, the whole range of a pixel{_meant(eps)}")
+    if norm == "l0" and eps != int(eps):
+        raise UsageError(
+            f"eps {eps:g} (l0) is not a whole number; l0 counts the values of an image that change"
+        )
 
 
 def check_reach(eps: Iterable[float], norm: str, shape: tuple[int, int, int]) -> None:
-    """Raise a UsageError if an l2 ``eps`` is longer than any two images (C, H, W) are apart.
+    """Raise a UsageError if ``eps`` is longer than any two images (C, H, W) are apart.
 
-    The farthest two images of d pixel values in [0, 1] are black and white: sqrt(d).
+    The farthest two images of d pixel values in [0, 1] are black and white: sqrt(d) in l2, d in l1
+    and l0.
     """
-    farthest = math.sqrt(math.prod(shape))
+    values = math.prod(shape)
+    farthest = {"linf": math.inf, "l2": math.sqrt(values)}.get(norm, values)
     largest = max(eps)
-    if norm == "l2" and largest > farthest * (1 + 1e-9):
+    if largest > farthest * (1 + 1e-9):
         size = "x".join(str(edge) for edge in shape)
         raise UsageError(
-            f"eps {largest:g} (l2) is above {farthest:.4g}, the distance from a black image to a"
-            f" white one ({size} pixel values in [0, 1]){_meant(largest)}"
+            f"eps {largest:g} ({norm}) is above {farthest:.4g}, the distance from a black image to"
+            f" a white one ({size} pixel values in [0, 1]){_meant(largest) if norm != 'l0' else ''}"
         )
 
 

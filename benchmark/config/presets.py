@@ -1,9 +1,10 @@
-"""Presets: settings that ship with the package, per dataset, and how an attack is read from
-them."""
+"""Presets: settings per dataset, shipped or in a file, and how an attack is read from them."""
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from benchmark.config.eps import parse_budget
@@ -18,10 +19,22 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
+def is_file(preset: str) -> bool:
+    """Tell whether ``preset`` is the path of a user's own file, not the name of a shipped one."""
+    return preset.endswith(".toml") or "/" in preset or os.sep in preset
+
+
 def read_preset(name: str) -> dict[str, Any]:
-    """Return a preset's TOML as it is; UsageError with the nearest name if there is none."""
+    """Return a preset's TOML as it is, shipped or from a file.
+
+    UsageError with the nearest name if there is none, or with the place of what cannot be read.
+    """
+    if is_file(name):
+        return read_toml(Path(name), "preset")
     if name not in preset_names():
-        raise unknown_name("preset", name, preset_names())
+        hint = "; a file of your own ends in .toml" if Path(name).is_file() else ""
+        error = unknown_name("preset", name, preset_names())
+        raise UsageError(f"{error}{hint}")
     file = files("benchmark") / "presets" / f"{name}.toml"
     try:
         return tomllib.loads(file.read_text("utf-8"))
@@ -29,15 +42,75 @@ def read_preset(name: str) -> dict[str, Any]:
         raise UsageError(f"preset {name}: {file} is damaged ({error}); install it again") from None
 
 
-def preset_for(preset: str, dataset: str) -> dict[str, Any]:
-    """Return a preset's settings for one dataset.
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a user's TOML file; UsageError says where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}; name a TOML file") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} {path}: not TOML: {error}") from None
+
+
+def lineage(preset: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return a preset and those that it refines, the first base first, each with its TOML.
+
+    A file's ``base`` is a shipped name or a file, relative to it. UsageError for a circle.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    name, seen = preset, set()
+    while True:
+        key = str(Path(name).resolve()) if is_file(name) else name
+        if key in seen:
+            raise UsageError(f"preset {preset}: its bases go in a circle, back to {name}")
+        seen.add(key)
+        try:
+            raw = read_preset(name)
+        except UsageError as error:
+            raise UsageError(
+                f"base of preset {found[-1][0]}: {error}" if found else str(error)
+            ) from None
+        found.append((name, raw))
+        if "base" not in raw:
+            return found[::-1]
+        base = raw["base"]
+        if not isinstance(base, str):
+            raise UsageError(f'preset {name}: base must be a name, as in base = "quick"')
+        # A Windows drive or a leading slash makes a path absolute, and joining keeps it so.
+        name = str(Path(name).parent / base) if is_file(name) and is_file(base) else base
+
+
+def description(preset: str) -> str:
+    """Return what a preset says of itself; a file that says nothing is told by its base."""
+    raw = read_preset(preset)
+    return str(raw.get("description") or f"{raw.get('base', 'no base')}, and what differs")
+
+
+def preset_label(preset: str, changes: Mapping[str, Any] | None = None) -> str:
+    """Return the name under which results know a preset: never a shipped one's for other settings.
+
+    A file is known by its stem, or with its ending where a shipped preset has the stem; settings
+    changed by ``--set`` add ``+set``. What decides numbers is in the spec, and in its hash.
+    """
+    label = preset
+    if is_file(preset):
+        path = Path(preset)
+        label = path.name if path.stem in preset_names() else path.stem
+    return f"{label}+set" if changes else label
+
+
+def preset_for(
+    preset: str, dataset: str, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a preset's settings for one dataset, with ``changes`` (of ``--set``) on top.
 
     A preset may name a ``base`` preset whose settings it refines; within a preset the dataset's
     own section refines ``[defaults]``. A dataset that no preset knows gets the defaults alone.
     """
-    raw = read_preset(preset)
-    base = preset_for(raw["base"], dataset) if "base" in raw else {}
-    return merge(merge(base, _section(raw, "defaults")), _section(raw, dataset))
+    settings: dict[str, Any] = {}
+    for _, raw in lineage(preset):
+        settings = merge(merge(settings, _section(raw, "defaults")), _section(raw, dataset))
+    return merge(settings, changes or {})
 
 
 def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:

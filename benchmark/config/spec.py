@@ -7,8 +7,8 @@ Nothing here needs torch.
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmark.config.threat import ThreatModel
@@ -90,6 +90,11 @@ class AttackSpec:
         """The name that shapes the attack's seeds."""
         return self.seeded_as or self.name
 
+    @property
+    def key(self) -> str:
+        """``library:name``, which no other attack of a run has."""
+        return f"{self.library}:{self.name}"
+
 
 @dataclass(frozen=True)
 class CodeMapSpec:
@@ -108,12 +113,26 @@ class HandedOver:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """What a run has beyond what it was begun with, by name; attacks as ``library:name``.
+
+    ``seal`` is a hash of the whole grown spec: the run's name only covers what it was begun with.
+    """
+
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    seal: str = ""
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """A whole run: one dataset, its defenses, its attacks and its seeds.
 
     ``study`` names the preset's study whose members the defenses are, if they are any. ``exact``
-    has every image attacked from scratch at every eps. ``handed_over`` says that nothing is
-    trained: the one model, and the images, are the user's, and ``n_train`` is 0.
+    has every image attacked from scratch at every eps. ``grown`` says what was added later: the
+    run keeps the name that it was begun with. ``handed_over`` says that nothing is trained: the one
+    model, and the images, are the user's, and ``n_train`` is 0.
     """
 
     dataset: str
@@ -128,6 +147,7 @@ class RunSpec:
     code_map: CodeMapSpec | None = None
     exact: bool = False
     handed_over: HandedOver | None = None
+    grown: Grown | None = None
 
     def __post_init__(self) -> None:
         check_count("--n-test", self.n_test)
@@ -153,6 +173,8 @@ class RunSpec:
             del settings["exact"]
         if self.trains:
             del settings["handed_over"]
+        if self.grown is None:
+            del settings["grown"]
         plugins = [*settings["defenses"], *settings["attacks"]]
         plugins += [settings["code_map"]["attack"]] if self.code_map else []
         for plugin in plugins:
@@ -169,6 +191,8 @@ class RunSpec:
     def from_plain(cls, raw: Any) -> "RunSpec":
         """Rebuild a spec from plain data; TypeError or UsageError if it is not one."""
         found: RunSpec = build(cls, raw, "spec")
+        if found.grown is not None and found.grown.seal != found._sealed().grown.seal:  # type: ignore[union-attr]
+            raise UsageError("its settings are not those that it was grown with")
         cells = len(found.seeds) * len(found.defenses)
         cells *= sum(len(attack.threat.eps) for attack in found.attacks)
         if cells > MOST_CELLS:
@@ -179,9 +203,47 @@ class RunSpec:
         """Return what shapes the seeds of the defense of that name; the name if it is not here."""
         return next((each.seed_name for each in self.defenses if each.name == defense), defense)
 
+    def grow(
+        self,
+        defenses: Sequence[DefenseSpec] = (),
+        attacks: Sequence[AttackSpec] = (),
+        seeds: Sequence[int] = (),
+    ) -> "RunSpec":
+        """Return the run with more defenses, attacks and seeds, under the name that it has."""
+        before = self.grown or Grown()
+        grown = Grown(
+            (*before.defenses, *(defense.name for defense in defenses)),
+            (*before.attacks, *(attack.key for attack in attacks)),
+            (*before.seeds, *seeds),
+        )
+        return replace(
+            self,
+            defenses=(*self.defenses, *defenses),
+            attacks=(*self.attacks, *attacks),
+            seeds=(*self.seeds, *seeds),
+            grown=grown,
+        )._sealed()
+
+    def at_birth(self) -> "RunSpec":
+        """Return the spec that the run was begun with, whose hash is its name."""
+        if self.grown is None:
+            return self
+        return replace(
+            self,
+            defenses=tuple(d for d in self.defenses if d.name not in self.grown.defenses),
+            attacks=tuple(a for a in self.attacks if a.key not in self.grown.attacks),
+            seeds=tuple(seed for seed in self.seeds if seed not in self.grown.seeds),
+            grown=None,
+        )
+
+    def _sealed(self) -> "RunSpec":
+        assert self.grown is not None
+        bare = replace(self, grown=replace(self.grown, seal=""))
+        return replace(self, grown=replace(self.grown, seal=digest(bare.to_json())))
+
     @property
     def run_id(self) -> str:
-        """Name of the run's folder: dataset, preset and a hash of every setting."""
+        """Name of the run's folder: dataset, preset and a hash of the settings at its birth."""
         # A dataset's plugin may be called anything; the hash keeps what is replaced apart.
         name = re.sub(r"[^\w.:-]", "_", f"{self.dataset}-{self.preset}")[:100]
-        return f"{name}-{digest(self.to_json())[:10]}"
+        return f"{name}-{digest(self.at_birth().to_json())[:10]}"

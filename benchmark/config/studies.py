@@ -41,13 +41,15 @@ class Study:
     settings: Mapping[str, Any]
 
 
-def find_study(preset: str, dataset: str, name: str) -> Study:
+def find_study(
+    preset: str, dataset: str, name: str, changes: Mapping[str, Any] | None = None
+) -> Study:
     """Return a preset's study for a dataset.
 
     UsageError with the nearest name if the preset has no such study at all, and with the dataset's
     own studies if it has one for others only.
     """
-    own = presets.preset_for(preset, dataset).get("studies", {})
+    own = presets.preset_for(preset, dataset, changes).get("studies", {})
     if name in own:
         settings = {"attacks": list(ATTACKS), **own[name]}
         defenses, option, values = (settings.pop(key) for key in ("defenses", "option", "values"))
@@ -63,10 +65,13 @@ def find_study(preset: str, dataset: str, name: str) -> Study:
 
 def study_names(preset: str) -> set[str]:
     """Return the studies that a preset, or one that it refines, has for any dataset."""
-    raw = presets.read_preset(preset)
-    sections = [section for section in raw.values() if isinstance(section, Mapping)]
-    base = study_names(raw["base"]) if "base" in raw else set()
-    return base.union(*(section.get("studies", {}) for section in sections))
+    sections = [
+        section
+        for _, raw in presets.lineage(preset)
+        for section in raw.values()
+        if isinstance(section, Mapping)
+    ]
+    return set().union(*(section.get("studies", {}) for section in sections))
 
 
 def member_name(defense: str, option: str, value: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from benchmark.config.eps import check_eps
 from benchmark.errors import UsageError, unknown_name
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1", "l0")
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class ThreatModel:
     """What the adversary may do: move an image by at most ``eps`` in ``norm``, within [0, 1].
 
     ``eps`` is ascending and free of repetitions; pixel units for ``linf`` (each in [0, 1]),
-    Euclidean length over all pixels for ``l2``.
+    Euclidean length over all pixels for ``l2``, the sum of all changes for ``l1``, and for ``l0``
+    how many entries of the array (channels of a pixel apart) may change at all.
     """
 
     norm: str

@@ -8,9 +8,9 @@ from benchmark import __version__
 from benchmark.attacks.base import Attack
 from benchmark.attacks.loader import attack_class, load_attack
 from benchmark.attacks.peers.library import known_libraries
-from benchmark.config.presets import preset_for
 from benchmark.config.spec import INHOUSE, AttackSpec, RunSpec
 from benchmark.errors import UsageError, options_named, unknown_name
+from benchmark.execution.known_settings import settings_for
 from benchmark.execution.plan import plan
 from benchmark.plugins.names import canonical
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES
@@ -47,6 +47,7 @@ def plan_crosscheck(
     seed: int = 0,
     random_start: bool = False,
     best_iterate: bool = False,
+    changes: Mapping[str, Any] | None = None,
 ) -> CrosscheckPlan:
     """Resolve a cross-check's settings; UsageError names the first thing that cannot be done.
 
@@ -59,7 +60,7 @@ def plan_crosscheck(
     ATTACKS.check(attack)
     dataset, attack = canonical(DATASETS, dataset), canonical(ATTACKS, attack)
     if n is None:
-        n = min(IMAGES, preset_for(preset, dataset).get("n_test", IMAGES))
+        n = min(IMAGES, settings_for(preset, dataset, changes).get("n_test", IMAGES))
     with options_named(OPTIONS):
         base = plan(
             dataset=dataset,
@@ -72,6 +73,7 @@ def plan_crosscheck(
             n_train=n_train,
             n_test=n,
             seeds=[seed],
+            changes=changes,
         )
     if not any(base.attacks[0].threat.eps):
         raise UsageError("--eps: eps 0 alone leaves nothing to compare; give a larger budget")

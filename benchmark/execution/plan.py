@@ -11,7 +11,7 @@ import torch
 from benchmark.attacks.loader import attack_class, load_attack
 from benchmark.config.attack_hints import unknown_attack
 from benchmark.config.attack_syntax import NamedAttack, parse_named
-from benchmark.config.presets import merge, preset_for, resolve_attack
+from benchmark.config.presets import merge, preset_label, resolve_attack
 from benchmark.config.spec import (
     INHOUSE,
     AttackSpec,
@@ -23,6 +23,7 @@ from benchmark.config.spec import (
 from benchmark.config.studies import Study, find_study, member_name
 from benchmark.config.threat import NORMS
 from benchmark.errors import UsageError, unknown_name
+from benchmark.execution.known_settings import checked, settings_for
 from benchmark.models.loader import load_defense
 from benchmark.plugins.names import canonical, seed_name
 from benchmark.registry import ATTACKS, DATASETS, DEFENSES, LIBRARIES, is_path
@@ -54,18 +55,21 @@ def plan(
     seeds: Sequence[int] = (0,),
     study: str = "",
     exact: bool = False,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunSpec:
     """Resolve a run's settings; UsageError names the first thing that cannot be done.
 
     With a ``study`` the run's defenses are its members, of the study's own defenses or, where
-    ``defenses`` names some, of these.
+    ``defenses`` names some, of these. ``preset`` is a shipped name or a TOML file; ``changes`` are
+    settings (of ``--set``) on top of it.
     """
     DATASETS.check(dataset)
     dataset = canonical(DATASETS, dataset)
-    settings = preset_for(preset, dataset)
-    studied = find_study(preset, dataset, study) if study else None
+    settings = settings_for(preset, dataset, changes)
+    studied = find_study(preset, dataset, study, changes) if study else None
     if studied is not None:
-        settings = merge(settings, studied.settings)
+        own = checked(studied.settings, settings, f"study {study}")
+        settings = merge(settings, own)
     n_test = settings["n_test"] if n_test is None else n_test
     check_count("--n-test", n_test)  # before the attacks, which take their n from it
     every = DEFENSES.names() if studied is None else studied.defenses
@@ -73,7 +77,7 @@ def plan(
     names = list(dict.fromkeys(canonical(DEFENSES, name) for name in asked))
     return RunSpec(
         dataset=dataset,
-        preset=preset,
+        preset=preset_label(preset, changes),
         n_train=settings["n_train"] if n_train is None else n_train,
         n_test=n_test,
         seeds=tuple(seeds),

@@ -5,7 +5,7 @@ run: the sweep, the tables, the audit, the report.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from benchmark.config.presets import merge
 from benchmark.config.spec import DefenseSpec, HandedOver, RunSpec
 from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.handed_over import read_images
@@ -73,7 +72,9 @@ def evaluate(
             ``["pgd", "torchattacks:APGD(steps=50)"]``.
         labels: the labels (n,) where ``data`` holds images alone.
         n: how many images, class-balanced; all by default.
-        mean, std: how the model normalises, per channel or one number; None if it does so itself.
+        mean: what the model subtracts from each channel, or one number for all; None if it
+            normalises its input itself.
+        std: what it divides by then.
         outputs: ``"logits"``, ``"probabilities"``, ``"scores"``, ``"labels"``; ``"auto"`` looks.
         n_classes: the number of classes, where the model's answers do not tell it.
         audit: ``"off"``, ``"basic"`` or ``"full"``: whether the attacks can be believed.
@@ -159,6 +160,7 @@ def prepare(
         given.few(),
         info=given.info,
         n_classes=n_classes,
+        n_labels=given.n_labels,
         outputs=outputs,
         mean=mean,
         std=std,
@@ -189,9 +191,9 @@ def spec_of(
     eps: Any,
     attacks: str | Sequence[str],
     seed: int,
-    settings: dict[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunSpec:
-    """Return the run that an evaluation is; ``settings`` go on top of the preset's."""
+    """Return the run that an evaluation is; ``changes`` (of ``--set``) are attacks' settings."""
     images = subject.data
     grid = budgets(eps, norm, images.info.shape)
     if math.isinf(grid[-1]) or len(grid) < 2:
@@ -202,7 +204,7 @@ def spec_of(
         eps=grid,
         n=len(images),
         gives=subject.defense.gives,
-        settings=merge(own_settings(norm), settings or {}),
+        settings=own_settings(changes),
     )
     return RunSpec(
         dataset=images.info.name,

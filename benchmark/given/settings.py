@@ -6,10 +6,11 @@ from typing import Any
 
 from benchmark.config.attack_syntax import split_words
 from benchmark.config.eps import parse_budget
-from benchmark.config.presets import preset_for
+from benchmark.config.presets import merge, preset_for
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import NORMS
 from benchmark.errors import UsageError, unknown_name
+from benchmark.execution.known_settings import checked
 from benchmark.execution.plan import attack_specs
 from benchmark.models.defense import Gives
 
@@ -67,13 +68,17 @@ def budgets(eps: Any, norm: str, shape: tuple[int, int, int]) -> tuple[float, ..
         eps = [word for word in eps.split(",") if word.strip()]
         eps = eps[0] if len(eps) == 1 else eps
     single = isinstance(eps, str) or (not isinstance(eps, Sequence) and not hasattr(eps, "__len__"))
-    try:
-        asked = [parse_budget(value) for value in ([eps] if single else eps)]
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"eps: {error}") from None
+    asked = [_budget(value) for value in ([eps] if single else eps)]
     if single:
         asked = [asked[0] * i / PARTS for i in range(PARTS + 1)]
     return tuple(sorted({0.0, *asked}))
+
+
+def _budget(value: Any) -> float:
+    try:
+        return parse_budget(value)
+    except (ValueError, TypeError):
+        raise UsageError(f"eps: {value!r} is not a number, nor a fraction such as 8/255") from None
 
 
 def attacks_of(
@@ -83,7 +88,7 @@ def attacks_of(
     eps: Sequence[float],
     n: int,
     gives: Gives,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any],
 ) -> tuple[AttackSpec, ...]:
     """Return the attacks that ``asked`` names, each over all ``n`` images.
 
@@ -95,7 +100,7 @@ def attacks_of(
     names: list[str] = []
     for word in words or [STANDARD]:
         names += _standard(norm, gives) if word == STANDARD else [word]
-    found = attack_specs(settings or own_settings(norm), list(dict.fromkeys(names)), (), eps, n)
+    found = attack_specs(settings, list(dict.fromkeys(names)), (), eps, n)
     for attack in found:
         if attack.threat.norm != norm:
             raise UsageError(
@@ -113,12 +118,19 @@ def _standard(norm: str, gives: Gives) -> list[str]:
     return [*(name for name in names if name != SQUARE), HOP_SKIP_JUMP[norm]]
 
 
-def own_settings(norm: str) -> dict[str, Any]:
-    """Return the attacks' settings of the preset :data:`SETTINGS`, for any number of images."""
+def own_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the attacks' settings of the preset :data:`SETTINGS`, for any number of images.
+
+    ``changes`` are those of ``--set``; UsageError for a key that is no setting of an attack.
+    """
     settings = preset_for(SETTINGS, "")
-    own = settings.get("attack_settings", {})
     settings["attack_settings"] = {
         name: {key: value for key, value in table.items() if key not in ("n", "libraries")}
-        for name, table in own.items()
+        for name, table in settings.get("attack_settings", {}).items()
     }
-    return settings
+    for key in changes or {}:
+        if key != "attack_settings":
+            raise UsageError(
+                f"--set {key}: evaluate trains nothing; it takes attack_settings.NAME.SETTING=VALUE"
+            )
+    return merge(settings, checked(changes or {}, settings, "--set"))

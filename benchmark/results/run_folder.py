@@ -98,13 +98,21 @@ class RunFolder:
         self.check_images(provenance["dataset"])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / "spec.json", _spec_file(self.spec))
+            self.write_spec()
             if not about.exists():
                 write_json(about, {**provenance, "run_id": self.spec.run_id})
         except OSError as error:
             hint = "name a writable folder with --out"
             raise cannot_write(self.path, error, hint) from None
         self.beside.remember()
+
+    def write_spec(self) -> None:
+        """Write the run's spec; UsageError if the run there was grown since this one was opened."""
+        with suppress(ResultsError):
+            there = read_spec(self.path)
+            if there != self.spec and there.grown is not None:
+                raise UsageError(f"{self.path} was grown meanwhile; give the same command again")
+        write_atomic(self.path / "spec.json", spec_file(self.spec))
 
     def check_images(self, checksums: Mapping[str, Any]) -> None:
         """Refuse other images than those that the run was begun with, with a UsageError.
@@ -260,7 +268,7 @@ def _concat(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first, second], ignore_index=True)
 
 
-def _spec_file(spec: RunSpec) -> bytes:
+def spec_file(spec: RunSpec) -> bytes:
     """Return ``spec`` as its file holds it: its checksum is the run's name."""
     settings = {**json.loads(spec.to_json()), NAME: SCHEMA_VERSION}
     return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

@@ -1,5 +1,9 @@
 """The rules of an attack."""
 
+import math
+from collections.abc import Iterable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,16 +17,15 @@ from benchmark.datasets.info import DatasetInfo
 from benchmark.models.contract import kind
 from benchmark.models.defense import Defense
 from benchmark.seeding import generator, seeded
-from benchmark.testing.common import (
-    GREY,
-    N,
-    Rules,
-    changed_tensors,
-    require,
-    snapshot,
-)
+from benchmark.testing.checks import Check, Inspection
+from benchmark.testing.common import GREY, N, Rules, changed_tensors, report, require, snapshot
 
-BUDGETS = {"linf": (0.0, 1e-3, 0.03, 0.2), "l2": (0.0, 0.02, 0.5, 3.0)}
+BUDGETS = {
+    "linf": (0.0, 1e-3, 0.03, 0.2),
+    "l2": (0.0, 0.02, 0.5, 3.0),
+    "l1": (0.0, 0.1, 4.0, 40.0),
+    "l0": (0.0, 1.0, 10.0, 100.0),
+}
 """Budgets of the check; within the largest every image of :class:`_Linear` is misclassified."""
 
 
@@ -54,40 +57,52 @@ def check_attack(attack: Attack) -> list[str]:
 
     Returns the findings (none so far); AssertionError names a broken rule.
     """
-    name = type(attack).__name__
-    if not isinstance(attack, BudgetAttack | MinimalAttack):
-        raise AssertionError(f"{name} must be a BudgetAttack or a MinimalAttack of benchmark")
-    require(attack.norm in NORMS, f"{name}: norm must be one of {NORMS}, got {attack.norm!r}")
-    case = _AttackCase(attack, name)
+    return report(inspect_attack(attack).findings())
+
+
+def inspect_attack(attack: Attack) -> "Inspection[AttackCase]":
+    """Return the checks of an attack one by one; see :func:`check_attack`."""
+    case = AttackCase(attack)
     x, y = case.images, case.labels
+    calls: dict[str, tuple[str, Tensor, Tensor, Eps]] = {}
     if isinstance(attack, MinimalAttack):
         largest: Eps = float("inf")
-        case.check("", x, y, largest)
+        calls["nearest-image"] = "", x, y, largest
     else:
         for eps in BUDGETS[attack.norm]:
-            case.check(f" at eps {eps:g}", x, y, eps)
+            calls[f"eps-{eps:g}"] = f" at eps {eps:g}", x, y, eps
         largest = BUDGETS[attack.norm][-1]
-        case.check(" with eps per sample", x, y, torch.linspace(0, largest, len(x)))
-    case.check(" on a batch of one", x[:1], y[:1], largest)
-    case.check(" on images that the model gets wrong", x, (y + 1) % GREY.n_classes, largest)
-    case.check(" on black and white images", x.round(), y, largest)
-    case.check_reproducible(x, y, largest)
-    case.check_effect(x, y, largest)
-    return []
+        each = torch.linspace(0, largest, len(x))
+        calls["eps-per-sample"] = " with eps per sample", x, y, each
+    wrong = (y + 1) % GREY.n_classes
+    calls |= {
+        "batch-of-one": (" on a batch of one", x[:1], y[:1], largest),
+        "wrong-already": (" on images that the model gets wrong", x, wrong, largest),
+        "black-and-white": (" on black and white images", x.round(), y, largest),
+    }
+    checks = [Check(name, partial(_call, call=call)) for name, call in calls.items()]
+    first = (checks[0].name,)
+    checks.append(Check("repeats", partial(_repeats, eps=largest), first))
+    checks.append(Check("finds-something", partial(_finds, eps=largest), first))
+    return Inspection(case, checks)
 
 
-class _AttackCase:
+class AttackCase:
     """An attack, the linear model it runs on, and the rules that hold for every call."""
 
-    def __init__(self, attack: BudgetAttack | MinimalAttack, name: str) -> None:
+    def __init__(self, attack: Attack) -> None:
+        self.name = name = type(attack).__name__
+        if not isinstance(attack, BudgetAttack | MinimalAttack):
+            raise AssertionError(f"{name} must be a BudgetAttack or a MinimalAttack of benchmark")
+        require(attack.norm in NORMS, f"{name}: norm must be one of {NORMS}, got {attack.norm!r}")
         self.attack = attack
-        self.name = name
         self.defense = _Linear(GREY).eval()
         # Grey images: within the largest l-inf budget, the box does not bind.
         self.images = 0.3 + 0.4 * torch.rand(N, *GREY.shape, generator=generator(21))
         self.labels = self.defense.predict(self.images)
 
     def run(self, x: Tensor, y: Tensor, eps: Eps) -> Tensor:
+        """Return the images (N, C, H, W) that the attack finds for ``x``, under one seed."""
         with seeded(22), attack_view(self.defense, len(x)) as view:
             if isinstance(self.attack, BudgetAttack):
                 found = self.attack.run(view, x, y, eps=eps, generator=generator(23))
@@ -98,6 +113,7 @@ class _AttackCase:
         return found
 
     def check(self, where: str, x: Tensor, y: Tensor, eps: Eps) -> None:
+        """Check the rules of a call; ``where`` tells it from others in what is said."""
         must = Rules(f"{self.name}{where}")
         clean, labels, kept = x.clone(), y.clone(), snapshot(self.defense)
         found = self.run(x, y, eps)
@@ -120,9 +136,8 @@ class _AttackCase:
         if isinstance(self.attack, BudgetAttack):
             budget = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
             far = distance(found, x, self.attack.norm)
-            tolerance = budget * TOLERANCE + torch.finfo(torch.float32).eps * _spread(
-                self.attack, x
-            )
+            spacing = torch.finfo(torch.float32).eps
+            tolerance = budget * TOLERANCE + spacing * _spread(self.attack, x)
             must(
                 (far <= budget + tolerance).all(),
                 f"it must stay in the ball: distance {float((far - budget).max()):.2g}"
@@ -146,21 +161,35 @@ class _AttackCase:
                 "it must return the best it saw; this is worse than the clean image",
             )
 
-    def check_reproducible(self, x: Tensor, y: Tensor, eps: Eps) -> None:
-        require(
-            torch.equal(self.run(x, y, eps), self.run(x, y, eps)),
-            f"{self.name}: the same generator and seed must give the same images",
-        )
 
-    def check_effect(self, x: Tensor, y: Tensor, eps: Eps) -> None:
-        fooled = self.defense.predict(self.run(x, y, eps).detach()) != y
-        require(
-            bool(fooled.any()),
-            f"{self.name}: it found an adversarial example for none of {len(x)} images of a linear"
-            " model, each of which has one within the budget",
-        )
+def _call(case: AttackCase, call: tuple[str, Tensor, Tensor, Eps]) -> Iterable[str]:
+    where, x, y, eps = call
+    # Copies: what one call writes into its images must not reach the next.
+    case.check(where, x.clone(), y.clone(), eps)
+    return ()
+
+
+def _repeats(case: AttackCase, eps: Eps) -> Iterable[str]:
+    x, y = case.images, case.labels
+    require(
+        torch.equal(case.run(x, y, eps), case.run(x, y, eps)),
+        f"{case.name}: the same generator and seed must give the same images",
+    )
+    return ()
+
+
+def _finds(case: AttackCase, eps: Eps) -> Iterable[str]:
+    x, y = case.images, case.labels
+    fooled = case.defense.predict(case.run(x, y, eps).detach()) != y
+    require(
+        bool(fooled.any()),
+        f"{case.name}: it found an adversarial example for none of {len(x)} images of a linear"
+        " model, each of which has one within the budget",
+    )
+    return ()
 
 
 def _spread(attack: Attack, x: Tensor) -> float:
-    """How often float32's spacing may add up: once in l-inf, over all pixels in l2."""
-    return 1.0 if attack.norm == "linf" else float(x[0].numel()) ** 0.5
+    """How often float32's spacing may add up: over all pixels, not at all in l-inf and l0."""
+    power = {"linf": 0.0, "l0": 0.0, "l2": 0.5, "l1": 1.0}[attack.norm]
+    return math.pow(x[0].numel(), power)

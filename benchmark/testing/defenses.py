@@ -1,9 +1,7 @@
 """The rules of a defense."""
 
-import inspect
 import tempfile
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +10,14 @@ from torch import Tensor
 
 from benchmark.attacks.losses import cross_entropy, margin
 from benchmark.attacks.view import attack_view, clamps_input
-from benchmark.datasets.dataset import ImageDataset
 from benchmark.datasets.info import DatasetInfo
 from benchmark.models.contract import kind
 from benchmark.models.defense import Defense, TrainingLog
-from benchmark.models.memory_layout import CONTIGUOUS, differentiate, is_layout_error, lay_out
-from benchmark.progress import Progress
+from benchmark.models.memory_layout import CONTIGUOUS
 from benchmark.seeding import seeded
-from benchmark.testing.common import (
-    GREY,
-    SHORT,
-    WIDTH,
-    N,
-    Rules,
-    changed_tensors,
-    global_random_state,
-    report,
-    require,
-    snapshot,
-    tiny_dataset,
-)
+from benchmark.testing.checks import Check, Inspection, NotApplicable
+from benchmark.testing.common import changed_tensors, report, snapshot
+from benchmark.testing.defense_case import DefenseCase
 from benchmark.training.model_cache import Checkpoints
 
 
@@ -42,97 +28,89 @@ def check_defense(cls: type[Defense], info: DatasetInfo | None = None, **options
     passes :data:`COLOUR`. Where the class takes ``training`` or ``width`` and ``options`` has
     none, short and narrow ones are used. Returns the findings; AssertionError names a broken rule.
     """
-    info = info or GREY
-    require(
-        isinstance(cls, type) and issubclass(cls, Defense),
-        f"{cls!r} is not a subclass of benchmark.Defense",
+    return report(inspect_defense(cls, info, **options).findings())
+
+
+def inspect_defense(
+    cls: type[Defense], info: DatasetInfo | None = None, **options: Any
+) -> Inspection[DefenseCase]:
+    """Return the checks of a defense one by one; see :func:`check_defense`."""
+    return Inspection(DefenseCase(cls, info, **options), CHECKS)
+
+
+def _fit(case: DefenseCase) -> Iterable[str]:
+    must, fitted = case.must, case.fitted
+    for name in fitted.moved:
+        must(
+            False,
+            f"fit changed the global random state of {name}; pass a torch.Generator,"
+            " or work inside benchmark.seeding.seeded",
+        )
+    must(
+        isinstance(fitted.log, TrainingLog),
+        f"fit must return a TrainingLog, got {kind(fitted.log)}",
     )
-    parameters = inspect.signature(cls).parameters
-    for name, value in (("training", SHORT), ("width", WIDTH)):
-        if name in parameters:
-            options.setdefault(name, value)
-
-    layout = torch.channels_last
-
-    def build(seed: int) -> Defense:
-        # As the runner does: under a seed of its own, in channels-last memory.
-        with seeded(seed):
-            defense = cls(info, **options)
-        lay_out(defense, torch.device("cpu"), layout)
-        return defense
-
-    must, data = Rules(cls.__name__), tiny_dataset(info)
-    defense = build(1)
-    if not _bears_layout(build(1), data):
-        layout = torch.contiguous_format
-        defense = build(1)
-    _check_fit(defense, build(1), data, must)
-    defense.eval()
-    x = data.x(slice(N))
-    # Every kind of pixel: black, white, and what lies between.
-    x[0], x[1] = 0.0, 1.0
-    x[2:].mul_(0.9).add_(0.05)
-    logits = _check_logits(defense, x, info.n_classes, must)
-    _check_predict(defense, x, info.n_classes, must)
-    differentiable = _check_surrogate(defense, x, data.labels[:N], info.n_classes, must)
-    _check_embed(defense, x, must)
-    _check_checkpoint(defense, build(2), x, logits, must)
-    said = [must.named(CONTIGUOUS)] if layout == torch.contiguous_format else []
-    findings = _defense_findings(defense, x, data.labels[:N], differentiable, must)
-    return report(chain(said, findings))
-
-
-def _bears_layout(defense: Defense, data: ImageDataset) -> bool:
-    """Tell whether a defense can be asked and differentiated in the memory layout that it has."""
-    try:
-        with seeded(1):
-            differentiate(defense.eval(), data.x(slice(N)))
-    except Exception as error:  # the rules find any other error
-        return not is_layout_error(error)
-    return True
-
-
-def _check_fit(defense: Defense, twin: Defense, data: ImageDataset, must: Rules) -> None:
-    trained = {name: p.requires_grad for name, p in defense.named_parameters()}
-    images = data.images.clone()
-    with global_random_state(must.named("fit")):
-        log = defense.fit(data, seed=3, progress=Progress())
-    must(isinstance(log, TrainingLog), f"fit must return a TrainingLog, got {kind(log)}")
-    must(torch.equal(images, data.images), "fit changed the training images")
-    for name, tensor in defense.state_dict().items():
+    must(not fitted.images_changed, "fit changed the training images")
+    for name, tensor in fitted.defense.state_dict().items():
         must(isinstance(tensor, Tensor), f"the state dict's {name} is not a tensor")
         finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
         must(finite, f"after fit, {name} is not finite")
-    after = {name: p.requires_grad for name, p in defense.named_parameters()}
-    changed = [name for name in trained if after.get(name) != trained[name]]
     must(
-        not changed and len(after) == len(trained),
-        f"fit must leave requires_grad as it was; changed: {', '.join(changed) or 'names'}",
+        not fitted.frozen,
+        f"fit must leave requires_grad as it was; changed: {fitted.frozen}",
     )
+    return ()
+
+
+def _seed(case: DefenseCase) -> Iterable[str]:
+    first, twin = case.fitted.defense.state_dict(), case.build(1)
     # The second run starts from another global state: only `seed` may decide.
     with seeded(17):
-        twin.fit(data, seed=3, progress=Progress())
+        case.fit(twin, case.data)
     again = twin.state_dict()
-    for name, tensor in defense.state_dict().items():
-        same = torch.allclose(tensor.double(), again[name].double(), rtol=1e-3, atol=1e-5)
-        must(same, f"fit must depend on its seed alone; {name} differs between two trainings")
+    for name, tensor in first.items():
+        case.must(
+            torch.allclose(tensor.double(), again[name].double(), rtol=1e-3, atol=1e-5),
+            f"fit must depend on its seed alone; {name} differs between two trainings",
+        )
+    return ()
 
 
-def _check_logits(defense: Defense, x: Tensor, n_classes: int, must: Rules) -> Tensor:
+def _forward(case: DefenseCase) -> Iterable[str]:
+    must, defense, x = case.must, case.defense, case.x
     before, kept = x.clone(), snapshot(defense)
     with torch.no_grad(), seeded(5, "cpu", defense):
         logits: Tensor = defense(x)
     must(torch.equal(x, before), "forward must not modify its input")
-    _check_scores(logits, len(x), n_classes, must, "forward")
+    _scores(logits, len(x), case, "forward")
     must(not any(m.training for m in defense.modules()), "forward must stay in evaluation mode")
     changed = changed_tensors(defense, kept)
     must(not changed, f"forward in evaluation mode must not change {changed}")
     with torch.no_grad(), seeded(6, "cpu", defense):
-        again = defense(x)
         alone = defense(x[2:3])
-    _check_scores(alone, 1, n_classes, must, "forward of one image")
-    with torch.no_grad(), seeded(5, "cpu", defense):
-        same = torch.equal(logits, defense(x))
+    _scores(alone, 1, case, "forward of one image")
+    return ()
+
+
+def _scores(logits: Any, n: int, case: DefenseCase, source: str) -> None:
+    must, n_classes = case.must, case.info.n_classes
+    must(
+        isinstance(logits, Tensor) and logits.shape == (n, n_classes),
+        f"{source} must return logits of shape {(n, n_classes)}, got {kind(logits)}",
+    )
+    must(logits.dtype == torch.float32, f"{source} must return float32, got {logits.dtype}")
+    must(
+        torch.isfinite(logits).all(),
+        f"{source} returned a logit that is not finite (for images in [0, 1])",
+    )
+
+
+def _repeats(case: DefenseCase) -> Iterable[str]:
+    must, defense, x = case.must, case.defense, case.x
+    logits = case.logits()
+    with torch.no_grad(), seeded(6, "cpu", defense):
+        again, alone = defense(x), defense(x[2:3])
+    same = torch.equal(logits, case.logits())
     must(
         same or not defense.stochastic,
         "forward must draw its noise from torch's global generator, which the harness seeds, or"
@@ -147,22 +125,11 @@ def _check_logits(defense: Defense, x: Tensor, n_classes: int, must: Rules) -> T
             torch.allclose(alone, logits[2:3], rtol=1e-3, atol=1e-4),
             "an image's logits depend on the other images of its batch",
         )
-    return logits
+    return ()
 
 
-def _check_scores(logits: Any, n: int, n_classes: int, must: Rules, source: str) -> None:
-    must(
-        isinstance(logits, Tensor) and logits.shape == (n, n_classes),
-        f"{source} must return logits of shape {(n, n_classes)}, got {kind(logits)}",
-    )
-    must(logits.dtype == torch.float32, f"{source} must return float32, got {logits.dtype}")
-    must(
-        torch.isfinite(logits).all(),
-        f"{source} returned a logit that is not finite (for images in [0, 1])",
-    )
-
-
-def _check_predict(defense: Defense, x: Tensor, n_classes: int, must: Rules) -> None:
+def _predict(case: DefenseCase) -> Iterable[str]:
+    must, defense, x, n_classes = case.must, case.defense, case.x, case.info.n_classes
     before = x.clone()
     for images in (x, x[:1]):
         with seeded(7):
@@ -186,17 +153,16 @@ def _check_predict(defense: Defense, x: Tensor, n_classes: int, must: Rules) -> 
             torch.equal(first, second),
             "predict differs between two calls on the same images; set stochastic = True",
         )
+    return ()
 
 
-def _check_surrogate(defense: Defense, x: Tensor, y: Tensor, n_classes: int, must: Rules) -> bool:
-    """Check the surrogate; tell whether forward, too, has a gradient to follow."""
-    probe = x[2:].clone().requires_grad_()
-    labels = y[2:]
+def _surrogate(case: DefenseCase) -> Iterable[str]:
+    must, probe = case.must, case.x[2:].requires_grad_()
     with seeded(10):
-        logits = defense.surrogate(probe)
-    _check_scores(logits, len(probe), n_classes, must, "surrogate")
+        logits = case.defense.surrogate(probe)
+    _scores(logits, len(probe), case, "surrogate")
     must(logits.requires_grad, "surrogate must be differentiable; override it if forward is not")
-    loss = cross_entropy(logits, labels).sum()
+    loss = cross_entropy(logits, case.y[2:]).sum()
     (gradient,) = torch.autograd.grad(loss, probe, allow_unused=True)
     must(gradient is not None, "surrogate must be differentiable with respect to the images")
     must(torch.isfinite(gradient).all(), "surrogate has a gradient that is not finite")
@@ -204,20 +170,27 @@ def _check_surrogate(defense: Defense, x: Tensor, y: Tensor, n_classes: int, mus
         gradient.any(),
         "surrogate has a gradient of zero everywhere: attacks would be blind; override it",
     )
+    return ()
+
+
+def _passes_gradient(case: DefenseCase) -> bool:
+    """Tell whether forward itself, without its surrogate, has a gradient to follow."""
+    probe = case.x[2:].requires_grad_()
     with seeded(10):
-        logits = defense(probe)
+        logits = case.defense(probe)
     if not logits.requires_grad:
         return False
-    loss = cross_entropy(logits, labels).sum()
+    loss = cross_entropy(logits, case.y[2:]).sum()
     (gradient,) = torch.autograd.grad(loss, probe, allow_unused=True)
     return gradient is not None and bool(gradient.any())
 
 
-def _check_embed(defense: Defense, x: Tensor, must: Rules) -> None:
+def _embed(case: DefenseCase) -> Iterable[str]:
+    must, x = case.must, case.x
     with torch.no_grad(), seeded(11):
-        z = defense.embed(x)
+        z = case.defense.embed(x)
     if z is None:
-        return
+        raise NotApplicable(f"{case.cls.__name__} has no embeddings")
     must(
         isinstance(z, Tensor) and z.dim() == 2 and len(z) == len(x),
         f"embed must return None or embeddings of shape ({len(x)}, k), got {kind(z)}",
@@ -226,12 +199,12 @@ def _check_embed(defense: Defense, x: Tensor, must: Rules) -> None:
         z.is_floating_point() and bool(torch.isfinite(z).all()),
         "embed returned embeddings that are not finite numbers",
     )
+    return ()
 
 
-def _check_checkpoint(
-    defense: Defense, fresh: Defense, x: Tensor, logits: Tensor, must: Rules
-) -> None:
+def _state_dict(case: DefenseCase) -> Iterable[str]:
     """A cached model must be complete: what fit learned has to be in the state dict."""
+    must, defense, fresh = case.must, case.defense, case.build(2)
     with tempfile.TemporaryDirectory() as folder:
         cache = Checkpoints(Path(folder))
         try:
@@ -245,30 +218,50 @@ def _check_checkpoint(
         )
     fresh.eval()
     with torch.no_grad(), seeded(5, "cpu", fresh):
-        restored = fresh(x)
-    # The same seed as the first pass, so that a stochastic defense draws the same noise.
+        restored = fresh(case.x)
+    # The same seed, so that a stochastic defense draws the same noise.
     must(
-        torch.allclose(restored, logits, rtol=1e-4, atol=1e-5),
+        torch.allclose(restored, case.logits(), rtol=1e-4, atol=1e-5),
         "a new instance with the same state dict gives other logits: what fit learns must be"
         " parameters or buffers",
     )
+    return ()
 
 
-def _defense_findings(
-    defense: Defense, x: Tensor, y: Tensor, differentiable: bool, must: Rules
-) -> Iterator[str]:
-    with (
-        seeded(12),
-        attack_view(defense, len(x), bpda=not differentiable) as view,
-    ):
-        clamps = clamps_input(view, x, y, margin)
-    if clamps:
-        yield must.named(
-            "forward clamps its input, which hides the gradient of every black and white pixel;"
-            " the harness attacks it just inside the box"
-        )
-    if not differentiable and defense.differentiable:
-        yield must.named(
-            "forward has no gradient of its own: say so with differentiable = False, and attacks"
-            " take the surrogate's"
-        )
+def _memory_layout(case: DefenseCase) -> Iterable[str]:
+    return [case.must.named(CONTIGUOUS)] if case.layout == torch.contiguous_format else []
+
+
+def _clamping(case: DefenseCase) -> Iterable[str]:
+    x, bpda = case.x, not _passes_gradient(case)
+    with seeded(12), attack_view(case.defense, len(x), bpda=bpda) as view:
+        clamps = clamps_input(view, x, case.y, margin)
+    said = (
+        "forward clamps its input, which hides the gradient of every black and white pixel;"
+        " the harness attacks it just inside the box"
+    )
+    return [case.must.named(said)] if clamps else []
+
+
+def _gradient(case: DefenseCase) -> Iterable[str]:
+    said = (
+        "forward has no gradient of its own: say so with differentiable = False, and attacks"
+        " take the surrogate's"
+    )
+    hidden = case.defense.differentiable and not _passes_gradient(case)
+    return [case.must.named(said)] if hidden else []
+
+
+CHECKS = (
+    Check("fit", _fit),
+    Check("fit-follows-its-seed", _seed, ("fit",)),
+    Check("forward", _forward, ("fit",)),
+    Check("forward-repeats", _repeats, ("forward",)),
+    Check("predict", _predict, ("fit",)),
+    Check("surrogate", _surrogate, ("fit",)),
+    Check("embed", _embed, ("fit",)),
+    Check("state-dict", _state_dict, ("forward",)),
+    Check("memory-layout", _memory_layout, ("fit",)),
+    Check("input-clamping", _clamping, ("surrogate",)),
+    Check("gradient", _gradient, ("surrogate",)),
+)

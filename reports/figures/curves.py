@@ -32,6 +32,14 @@ _DASHES: tuple[Any, ...] = (
     (0, (8, 3)),
 )
 
+UNITS = {
+    "linf": "pixel values in [0, 1]",
+    "l2": "Euclidean length",
+    "l1": "sum of all changes",
+    "l0": "values changed",
+}
+"""What eps measures, by norm."""
+
 
 def line_styles(defenses: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Give each defense its colour, marker and dashes, in the order of first appearance."""
@@ -90,9 +98,8 @@ def security_curves(
                 dots: dict[str, Any] = {"s": 7, "alpha": 0.55, "linewidths": 0, "zorder": 3}
                 color = [styles[name]["color"]]
                 axes.scatter(own["eps"], own["robust_accuracy"], color=color, **dots)
-        unit = "pixel values in [0, 1]" if attack["norm"] == "linf" else "Euclidean length"
         norm = NORM_WORDS.get(attack["norm"], attack["norm"])
-        x_label = f"eps, {norm} ({unit})"
+        x_label = f"eps, {norm} ({UNITS.get(attack['norm'], '?')})"
         frame(axes, x_label, "robust accuracy", fraction=True)
         title = f"{attack['dataset']}{subject and ', '}{subject}: {attack_title(attack)}"
         finish(figure, axes, title, list(drawn), drawn)

@@ -244,7 +244,7 @@ def attack_title(attack: Mapping[str, Any]) -> str:
     return f"{attack['attack']} ({attack['library']}, {NORM_WORDS.get(attack['norm'], '?')})"
 
 
-NORM_WORDS = {"linf": "l∞", "l2": "l2"}
+NORM_WORDS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
 
 
 def accuracy_tables(

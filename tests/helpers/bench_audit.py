@@ -26,10 +26,10 @@ from benchmark.audit.checks import examine
 from benchmark.audit.stronger_attacks import Effort
 from benchmark.audit.transfer import AttackedModel, transfers
 from benchmark.audit.verdict import Verdict, judge
-from benchmark.execution.audit_run import audit_run
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.evaluation.sweep import sweep
+from benchmark.execution.audit_run import audit_run
 from benchmark.execution.plan import choose_device, plan
 from benchmark.execution.runner import run
 from benchmark.hashing import derive_seed

@@ -20,11 +20,11 @@ from benchmark.audit.registration import Check
 from benchmark.audit.run_results import Target, curves_of, norms_of, passes_of
 from benchmark.audit.verdict import judge
 from benchmark.cli.verdicts import audit_line, print_verdicts
-from benchmark.execution.audit_run import audit_run
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.datasets.load import load_images
 from benchmark.errors import UsageError
+from benchmark.execution.audit_run import audit_run
 from benchmark.execution.plan import plan
 from benchmark.execution.runner import run
 from benchmark.progress import Progress

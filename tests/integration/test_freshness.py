@@ -15,7 +15,6 @@ from torch import nn
 from toys import TOY, SmallCNN
 
 from benchmark.cli import main
-from benchmark.execution.audit_run import audit_run
 from benchmark.config.spec import AttackSpec, DefenseSpec, RunSpec
 from benchmark.config.threat import ThreatModel
 from benchmark.crosscheck import measure as crosscheck_measure
@@ -24,12 +23,13 @@ from benchmark.crosscheck.plan import plan_crosscheck
 from benchmark.datasets.load import load_images
 from benchmark.errors import UsageError
 from benchmark.execution import runner
+from benchmark.execution.audit_run import audit_run
 from benchmark.models.answers import difference
 from benchmark.models.defense import Defense
+from benchmark.models.weights import weights_of
 from benchmark.progress import Progress
 from benchmark.results import read_model, read_models, read_run, write_model
 from benchmark.speed import measure as speed_measure
-from benchmark.models.weights import weights_of
 from benchmark.training import model_cache, origin
 from benchmark.training.files_read import changed_file, watching
 from benchmark.training.model_cache import private_cache

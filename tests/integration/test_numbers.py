@@ -511,3 +511,16 @@ def test_every_setting_of_a_preset_reaches_something(name):
         assert set(settings.get("defenses", {})) <= set(DEFENSES.names())
         assert [attack.name for attack in planned.attacks] == (attacks or settings["attacks"])
         TrainingSettings.build(settings["training"])
+
+
+def test_budgets_in_l1_and_l0_end_at_the_number_of_values():
+    for norm in ("l1", "l0"):
+        check_reach((0.0, 784.0), norm, (1, 28, 28))
+        with pytest.raises(UsageError, match="from a black image to a white one"):
+            check_reach((785.0,), norm, (1, 28, 28))
+
+
+def test_l0_counts_whole_values():
+    assert ThreatModel("l0", (0.0, 3.0)).eps == (0.0, 3.0)
+    with pytest.raises(UsageError, match=r"2\.5 \(l0\) is not a whole number"):
+        ThreatModel("l0", (2.5,))

@@ -90,9 +90,14 @@ def _flatness(case: Case, curve: Curve, kept: float, *, another_falls: bool) -> 
 def _broad(case: Case, norm: str) -> float:
     channels, height, width = case.x.shape[1:]
     grey = 1 if channels == 1 else 3
-    side = 28 if grey == 1 else 32
-    scale = (height * width) ** 0.5 / side if norm == "l2" else 1.0
-    return BROAD[norm, grey] * scale
+    if norm == "linf":
+        return BROAD[norm, grey]
+    values = case.x[0].numel()
+    if norm == "l0":
+        return float(values)  # every image
+    length = BROAD["l2", grey] * math.sqrt(height * width) / (28 if grey == 1 else 32)
+    # The l1 ball that holds the l2 ball.
+    return length if norm == "l2" else length * math.sqrt(values)
 
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)

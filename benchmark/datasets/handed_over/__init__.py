@@ -15,6 +15,7 @@ from benchmark.datasets.handed_over.folder import Size
 from benchmark.datasets.handed_over.given import Found, GivenImages, Say, as_labels, chosen
 from benchmark.datasets.handed_over.pixels import as_images
 from benchmark.datasets.load import open_source
+from benchmark.datasets.tensor_files import SUFFIXES
 from benchmark.errors import UsageError, unknown_name
 from benchmark.registry import DATASETS
 
@@ -44,9 +45,11 @@ def read_images(
         labels: (N,) whole numbers, one-hot rows or words.
         n: how many.
         split: "test" or "train" of a registered dataset.
-        resize, crop: of encoded images: the shorter side, and the centre that is cut out then.
+        resize: the shorter side of encoded images, or (height, width).
+        crop: the centre that is cut out then.
         data_dir: the folder of Parquet mirrors of registered datasets.
-        image_column, label_column: of tables, where they have names of their own.
+        image_column: of tables, where it has a name of its own.
+        label_column: the same.
         say: is told, line by line, what was noticed.
 
     Raises:
@@ -89,9 +92,9 @@ def _found(
             raise UsageError(f"data: there is no file or folder {path}")
         if path.suffix == ".parquet":
             return tables.from_parquet(path, *columns, resize, crop)
-        if path.suffix in arrays.SUFFIXES:
+        if path.suffix in SUFFIXES:
             return arrays.from_file(path, labels)
-        known = ", ".join((".parquet", *arrays.SUFFIXES))
+        known = ", ".join((".parquet", *SUFFIXES))
         raise UsageError(f"data: {path} is no folder, nor a file that ends in {known}")
     if isinstance(data, DataLoader):
         return torch_data.from_loader(data, n, say)

@@ -1,31 +1,20 @@
 """Arrays and tensors, and files that hold them: .npz, .npy, .pt, .safetensors."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from benchmark.datasets.handed_over.given import Found
 from benchmark.datasets.handed_over.pixels import as_array
-from benchmark.errors import UsageError, first_line
+from benchmark.datasets.tensor_files import read_tensors
+from benchmark.errors import UsageError
 
 IMAGES = ("images", "image", "x_test", "x", "data", "arr_0", "x_train")
 LABELS = ("labels", "label", "y_test", "y", "targets", "arr_1", "y_train")
 """Under which names files hold them, the likeliest first."""
-
-SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
-
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, SafetensorError),
-)
 
 
 def is_pair(data: Any) -> bool:
@@ -50,30 +39,13 @@ def from_arrays(images: Any, labels: Any, name: str = "images", source: str = "a
 
 def from_file(path: Path, labels: Any) -> Found:
     """Read a file of arrays; UsageError where it is damaged or holds something else."""
-    try:
-        found = _read(path)
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path} holds more than tensors, which is not loaded: it could run any code"
-        ) from None
-    except UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read: {first_line(error)}") from None
+    found = read_tensors(path)
+    if isinstance(found, tuple | list) and len(found) == 2:
+        found = {"images": found[0], "labels": found[1]}
     images = found if not isinstance(found, Mapping) else _named(found, IMAGES, path)
     if labels is None and isinstance(found, Mapping):
         labels = _named(found, LABELS, path)
     return from_arrays(images, labels, path.stem, "file")
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix in (".pt", ".pth"):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(found, tuple | list) and len(found) == 2:
-            return {"images": found[0], "labels": found[1]}
-        return found
-    found = np.load(path, allow_pickle=False)
-    return {name: found[name] for name in found.files} if path.suffix == ".npz" else found
 
 
 def _named(found: Mapping[str, Any], names: Sequence[str], path: Path) -> Any:

@@ -68,6 +68,11 @@ class GivenImages:
         _, channels, height, width = self.images.shape
         return DatasetInfo(self.name, (channels, height, width), n_classes, names, augment=False)
 
+    @property
+    def n_labels(self) -> int:
+        """How many classes the data show: those that have names, else up to the largest label."""
+        return len(self.class_names or ()) or int(self.labels.max()) + 1
+
     def few(self, k: int = 8) -> Tensor:
         """Return the first images (at most ``k``), float32 in [0, 1]."""
         return as_float(self.images[:k])

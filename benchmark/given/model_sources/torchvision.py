@@ -22,7 +22,7 @@ def load(name: str, args: Mapping[str, Any]) -> LoadedModel:
         try:
             own["weights"] = models.get_model_weights(name)[str(own["weights"])]
         except KeyError:
-            names = [weight.name for weight in models.get_model_weights(name)]
+            names = [*models.get_model_weights(name).__members__]
             raise unknown_name(f"weights of {name}", str(own["weights"]), names) from None
         # The transforms also resize; of them only what a network needs of its input is taken.
         transforms = own["weights"].transforms()

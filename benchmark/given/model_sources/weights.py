@@ -1,23 +1,14 @@
 """A file of weights into a model: safetensors, or a state_dict of tensors, never pickled code."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmark.errors import UsageError, first_line
-
-UNREADABLE = (
-    *(OSError, SafetensorError, RuntimeError, ValueError),
-    *(EOFError, KeyError, zipfile.BadZipFile),
-)
+from benchmark.datasets.tensor_files import read_tensors
+from benchmark.errors import UsageError
 
 WITHIN = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
 """Under which names checkpoints hold the state_dict."""
@@ -28,7 +19,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the tensors of a file into ``model``; UsageError, in one line, if they do not fit."""
-    state = _fitting(_read(path), set(model.state_dict()))
+    state = _fitting(_tensors(read_tensors(path), path), set(model.state_dict()))
     place = model.state_dict()
     wrong = [
         f"{name} is {_shape(value)} there and {_shape(place[name])} in the model"
@@ -43,23 +34,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unexpected:
         raise UsageError(f"--weights {path}: {_differing(missing, unexpected)}")
     model.load_state_dict(state, strict=False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UsageError(f"--weights: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"--weights {path} holds more than tensors, which is not loaded: it could run any code;"
-            " save model.state_dict(), or a .safetensors file"
-        ) from None
-    except UNREADABLE as error:
-        raise UsageError(f"--weights {path} is no file of weights ({first_line(error)})") from None
-    return _tensors(found, path)
 
 
 def _tensors(found: Any, path: Path) -> dict[str, Tensor]:
@@ -77,7 +51,8 @@ def _fitting(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     """Return the state without the wrapper's prefix that stands before all its names, if any."""
     for prefix in PREFIXES:
         if not names & set(state) and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            inner = {name.removeprefix(prefix): value for name, value in state.items()}
+            return _fitting(inner, names)
     return state
 
 

@@ -25,6 +25,7 @@ def as_defense(
     *,
     info: Callable[[int], DatasetInfo],
     n_classes: int | None = None,
+    n_labels: int | None = None,
     outputs: str = "auto",
     mean: Channels = None,
     std: Channels = None,
@@ -39,8 +40,10 @@ def as_defense(
         few: a few images (k, C, H, W), float32 in [0, 1], that it is asked about first.
         info: the dataset's description for a number of classes; UsageError where labels do not fit.
         n_classes: where the answers do not tell.
+        n_labels: how many classes the labels of the data show.
         outputs: one of :data:`~benchmark.models.adapters.outputs.OUTPUTS`.
-        mean, std: how the model normalises its input, per channel or one number.
+        mean: what the model subtracts from each channel, or one number for all.
+        std: what it divides by then.
         device: "auto", the model's own; "cpu" or "cuda", where a copy goes.
         say: is told, line by line, what was noticed.
 
@@ -54,7 +57,7 @@ def as_defense(
     channels = few.shape[1]
     scaling = _channels("mean", mean, channels), _channels("std", std, channels)
     normalises = mean is not None or std is not None
-    expected = Expected(info, n_classes, outputs, say)
+    expected = Expected(info, n_classes, n_labels, outputs, say)
     if isinstance(model, Defense):
         if normalises or outputs != "auto":
             raise UsageError("a Defense normalises its own input: leave mean, std and outputs out")

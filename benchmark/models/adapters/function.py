@@ -95,12 +95,10 @@ def function_defense(
             raise UsageError("the function answers NaN or infinity to images in [0, 1]")
     else:
         assert is_whole(answer)
+        seen = max(int(answer.max()) + 1, expected.n_labels or 2)
+        k = n_classes or seen
         if n_classes is None:
-            raise UsageError(
-                "the function answers labels, which do not tell how many classes there"
-                " are: give n_classes"
-            )
-        k = n_classes
+            say(f"the function answers labels: {k} classes, as the data show; else give n_classes")
         one_hot(answer, k)
     gives: Gives = "labels" if labels else "scores"
     say(f"of this model only {gives} can be had: attacks that follow the gradient are skipped")

@@ -155,10 +155,12 @@ def module_defense(
     device: str,
 ) -> Defense:
     """Bring a module into the form of a defense (:func:`benchmark.models.adapters.as_defense`)."""
-    if type(module).forward is nn.Module.forward and not isinstance(module, torch.jit.ScriptModule):
-        raise UsageError(f"{type(module).__name__} has no forward: hand over the whole model")
     say, n_classes, info = expected.say, expected.n_classes, expected.info
-    module, place, dtype = placed(unwrapped(module, say), device, say)
+    module = unwrapped(module, say)
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    if not scripted and type(module).forward is nn.Module.forward:
+        raise UsageError(f"{type(module).__name__} has no forward: hand over the whole model")
+    module, place, dtype = placed(module, device, say)
     if dtype != torch.float32:
         say(f"the model's weights are {_word(dtype)}: images are cast to it, answers to float32")
     few = few.to(place)
@@ -183,7 +185,8 @@ def module_defense(
     if noisy:
         say("the model answers the same images differently twice: it is attacked as a random one")
     labels = answer.dim() == 1 or expected.outputs == "labels"
-    k = n_classes or (int(answer.max()) + 1 if answer.dim() == 1 else answer.shape[1])
+    seen = max(int(answer.max()) + 1, expected.n_labels or 2)
+    k = n_classes or (seen if answer.dim() == 1 else answer.shape[1])
     if answer.dim() == 2 and answer.shape[1] != k:
         raise UsageError(f"n_classes is {k}, and the model answers {answer.shape[1]} scores")
     return ModuleDefense(

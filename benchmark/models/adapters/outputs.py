@@ -20,11 +20,13 @@ class Expected:
     """What is known of a model's answers before it is asked, and who is told what was noticed.
 
     ``info`` gives the dataset's description for a number of classes, ``n_classes`` that number
-    where it is known, ``outputs`` one of :data:`OUTPUTS`.
+    where it is known, ``n_labels`` how many the labels of the data show, and ``outputs`` is one of
+    :data:`OUTPUTS`.
     """
 
     info: Callable[[int], DatasetInfo]
     n_classes: int | None = None
+    n_labels: int | None = None
     outputs: str = "auto"
     say: Callable[[str], None] = lambda _: None
 

@@ -367,6 +367,7 @@ def test_adapters_take_the_settings_of_the_attack_they_stand_for():
     for library in LIBRARIES.names():
         for name, cls in LIBRARIES.load(library).attacks.items():
             ours = load_attack(plan(**RUN, attacks=[name]).attacks[0])
-            assert {f.name for f in fields(ours)} <= {f.name for f in fields(cls)}
+            # A target is ours alone; the libraries' attacks have their own ways to name one.
+            assert {f.name for f in fields(ours)} - {"target"} <= {f.name for f in fields(cls)}
             assert cls().norm == ours.norm
             assert cls.library == library

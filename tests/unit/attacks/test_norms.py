@@ -1,23 +1,31 @@
 """Distances, projections, steps and random starts: closed forms, then properties."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from toys import images
 
 from benchmark.attacks.norms import (
+    SPARSE,
     distance,
+    dual_length,
     per_sample,
     project,
     random_start,
+    spread,
     steepest_ascent,
     unit_ball,
 )
+from benchmark.config.threat import reach
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1", "l0")
+BALLS = ("linf", "l2", "l1")
 few = settings(max_examples=40, deadline=None)
 norms = st.sampled_from(NORMS)
 seeds = st.integers(0, 2**31 - 1)
@@ -46,6 +54,8 @@ def test_distance_by_hand():
     x_adv = torch.tensor([[0.3, -0.4], [0.0, 0.0]]).view(2, 1, 1, 2)
     assert distance(x_adv, x, "l2").tolist() == pytest.approx([0.5, 0], rel=1e-6)
     assert distance(x_adv, x, "linf").tolist() == pytest.approx([0.4, 0], rel=1e-6)
+    assert distance(x_adv, x, "l1").tolist() == pytest.approx([0.7, 0], rel=1e-6)
+    assert distance(x_adv, x, "l0").tolist() == [2, 0]
 
 
 def test_distance_is_computed_in_float64():
@@ -132,6 +142,74 @@ def test_linf_projection_is_the_nearest_point(seed, eps):
 
 
 @few
+@given(seeds, st.floats(0.01, 9))
+def test_l1_projection_is_the_nearest_point(seed, eps):
+    # The optimality conditions: all entries are shortened by the same t, within their room.
+    x, outside = clean(seed).double(), wild(seed + 1).double()
+    size, sign = (outside - x).abs(), (outside - x).sign()
+    low, high = torch.zeros(5, 1, 1, 1).double(), size.flatten(1).amax(1).view(-1, 1, 1, 1)
+
+    def moved(t):
+        return (x + sign * (size - t).clamp_min(0)).clamp(0, 1)
+
+    for _ in range(100):
+        middle = (low + high) / 2
+        far = (distance(moved(middle), x, "l1") > eps).view(low.shape)
+        low, high = torch.where(far, middle, low), torch.where(far, high, middle)
+    enough = (distance(moved(torch.zeros_like(low)), x, "l1") <= eps).view(low.shape)
+    nearest = moved(torch.where(enough, 0, high))
+    assert torch.allclose(project(outside, x, eps, "l1"), nearest, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds, st.floats(0.05, 3))
+def test_no_solver_finds_a_point_nearer_in_l1(seed, eps):
+    x, outside = images(1, (1, 2, 2), seed).double(), wild(seed + 1, 1)[:, :, :2, :2].double()
+    flat, target = x.flatten().numpy(), outside.flatten().numpy()
+    # Steps up and down as variables of their own make the ball linear.
+    bounds = [(0, 1 - value) for value in flat] + [(0, value) for value in flat]
+    solved = minimize(
+        lambda v: ((flat + v[:4] - v[4:] - target) ** 2).sum(),
+        np.zeros(8),
+        bounds=bounds,
+        constraints={"type": "ineq", "fun": lambda v: eps - v.sum()},
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    own = (project(outside, x, eps, "l1") - outside).square().sum().item()
+    assert own <= solved.fun + 1e-6
+
+
+@few
+@given(seeds, st.integers(0, 4))
+def test_l0_projection_is_the_nearest_point(seed, eps):
+    x, outside = images(3, (1, 2, 2), seed), wild(seed + 1, 3)[:, :, :2, :2]
+    found = (project(outside, x, eps, "l0") - outside).flatten(1).norm(dim=1)
+    every = []
+    for chosen in itertools.combinations(range(4), eps):
+        point = x.flatten(1).clone()
+        point[:, chosen] = outside.flatten(1).clamp(0, 1)[:, chosen]
+        every.append((point - outside.flatten(1)).norm(dim=1))
+    assert torch.allclose(found, torch.stack(every).amin(0), rtol=0, atol=1e-6)
+
+
+def test_l0_counts_the_channels_of_a_pixel_apart():
+    x = torch.zeros(1, 3, 1, 2)
+    grey = x.clone()
+    grey[:, :, 0, 0] = torch.tensor([0.5, 0.4, 0.3])
+    assert distance(grey, x, "l0").item() == 3
+    kept = project(grey, x, 2.9, "l0")  # rounded down
+    assert kept[0, :, 0, 0].tolist() == pytest.approx([0.5, 0.4, 0])
+
+
+def test_many_small_changes_stay_within_an_l1_ball_to_the_tolerance():
+    x = images(20, (3, 32, 32), 1)
+    for eps in (0.05, 1.0, 12.0):
+        start = random_start(x, eps, "l1", torch.Generator().manual_seed(0))
+        assert (distance(start, x, "l1") <= reach(eps)).all()
+
+
+@few
 @given(seeds, st.floats(0.01, 5))
 def test_l2_projection_is_the_nearest_point(seed, eps):
     # The nearest point is clip(x + t (x_adv - x)) for the largest t <= 1 within the ball.
@@ -181,7 +259,7 @@ def test_random_start_lies_in_ball_and_box(norm, seed, eps):
     assert start.max() <= 1
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", BALLS)
 def test_random_start_is_uniform_in_the_ball(norm):
     x = torch.full((4000, 1, 1, 2), 0.5)
     start = random_start(x, 0.4, norm, torch.Generator().manual_seed(0))
@@ -209,9 +287,9 @@ def test_linf_starts_reach_the_corners():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_one_image_alone_has_a_start(norm):
-    x = clean(0, 1)
-    start = random_start(x, 0.3, norm, torch.Generator().manual_seed(0))
-    assert inside(start, x, 0.3, norm)
+    x, eps = clean(0, 1), 3.0 if norm == "l0" else 0.3
+    start = random_start(x, eps, norm, torch.Generator().manual_seed(0))
+    assert inside(start, x, eps, norm)
     assert not torch.equal(start, x)
 
 
@@ -220,7 +298,7 @@ def test_random_start_does_not_depend_on_the_default_dtype(norm):
     x = clean(0)
 
     def start():
-        return random_start(x, 0.3, norm, torch.Generator().manual_seed(0))
+        return random_start(x, 1.3, norm, torch.Generator().manual_seed(0))
 
     expected = start()
     before = torch.get_default_dtype()
@@ -245,7 +323,7 @@ def test_random_points_are_drawn_on_the_images_device(norm):
 def test_random_start_depends_on_the_generator_alone(norm):
     x = clean(0)
     first, again, other = (
-        random_start(x, 0.3, norm, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+        random_start(x, 1.3, norm, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -270,6 +348,29 @@ def test_l2_steps_do_not_depend_on_the_neighbours_scale():
     assert torch.allclose(step.flatten(1).norm(dim=1), torch.ones(3), atol=1e-5)
 
 
+def test_dual_length_is_the_rise_along_the_steepest_direction():
+    gradient = torch.tensor([3.0, -4.0]).view(1, 1, 1, 2)
+    assert [dual_length(gradient, norm).item() for norm in BALLS] == [7, 5, 4]
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1.0, 1e30])
+def test_l1_step_goes_to_the_largest_twentieth(scale):
+    gradient = wild(0, 1).repeat(2, 5, 3, 3) * scale
+    step = steepest_ascent(gradient, "l1")
+    moved = step != 0
+    assert moved.flatten(1).sum(1).tolist() == [round(SPARSE * 405)] * 2
+    assert gradient[moved].abs().min() >= gradient[~moved].abs().max()
+    assert torch.equal(step.sign()[moved], gradient.sign()[moved])
+    assert torch.allclose(step.flatten(1).abs().sum(1), torch.ones(2), atol=1e-5)
+
+
+def test_spread_has_the_length_it_says():
+    x, eps = torch.full((1, 1, 4, 4), 0.5), torch.tensor(0.4)
+    for norm in BALLS:
+        moved = x + spread(eps, x, norm)
+        assert distance(moved, x, norm).item() == pytest.approx(0.4, rel=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_linf_step_is_the_sign(scale):
     gradient = torch.tensor([-2.0, 0.0, 3.0]).view(1, 1, 1, 3) * scale
@@ -285,7 +386,7 @@ def test_no_gradient_no_step(norm):
     assert step[1].norm().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_an_empty_batch_has_starts_too(norm):
     x = torch.empty(0, 1, 4, 4)
     assert random_start(x, 0.1, norm, torch.Generator()).shape == x.shape

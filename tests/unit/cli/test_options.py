@@ -17,7 +17,13 @@ from benchmark.execution.plan import plan
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 COMMANDS = {
-    name: {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    name: {
+        option
+        for each in (command, *getattr(command, "commands", {}).values())  # a group has its own
+        for parameter in each.params
+        for option in parameter.opts
+    }
+    | {"--help"}
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
 }
 

@@ -38,10 +38,12 @@ def runs(word: str) -> bool:
         ("autoattack", ["art:AutoAttack", "torchattacks:AutoAttack"]),
         ("Auto-Attack", ["art:AutoAttack", "torchattacks:AutoAttack"]),
         ("AA", ["art:AutoAttack", "torchattacks:AutoAttack"]),
-        ("apgd", ["torchattacks:APGD"]),
-        ("apgd-ce", ["torchattacks:APGD"]),
+        ("apgd_l2", ["apgd-l2"]),
+        ("apgd-ce", ["apgd"]),
+        ("apgd-targeted", ["apgd-t"]),
+        ("sigmazero", ["sigma-zero"]),
         ("fab", ["torchattacks:FAB"]),
-        ("square", ["torchattacks:Square", "art:SquareAttack"]),
+        ("squared", ["square"]),
         ("deepfool", ["art:DeepFool", "torchattacks:DeepFool"]),
         ("bim", ["torchattacks:BIM"]),
         ("mim", ["torchattacks:MIFGSM"]),
@@ -65,7 +67,8 @@ def test_nothing_near_is_no_suggestion() -> None:
     assert nearest_attacks("xylophone") == []
     said = refused("xylophone")
     assert "did you mean" not in said
-    assert "Known: cw, cw-bpda, fgsm," in said
+    assert "Known: alma, apgd," in said
+    assert "cw, cw-bpda, ddn, fgsm," in said
 
 
 def test_every_suggestion_is_there() -> None:

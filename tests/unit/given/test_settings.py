@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.given.settings import HOP_SKIP_JUMP, SQUARE, attacks_of, budgets
+from benchmark.given.settings import HOP_SKIP_JUMP, SQUARE, attacks_of, budgets, own_settings
 
 GREY, SMALL, LARGE = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 
@@ -38,7 +38,8 @@ def test_by_default_it_is_what_the_field_reports(norm, shape, largest):
 
 
 def of(asked, gives="gradients", norm="linf"):
-    found = attacks_of(asked, norm=norm, eps=(0.0, 0.1), n=7, gives=gives)
+    options = {"eps": (0.0, 0.1), "n": 7, "settings": own_settings()}
+    found = attacks_of(asked, norm=norm, gives=gives, **options)
     assert all(attack.n == 7 and attack.threat.eps == (0.0, 0.1) for attack in found)
     return [f"{a.library}:{a.name}" if a.library != "inhouse" else a.name for a in found]
 

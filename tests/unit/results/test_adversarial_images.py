@@ -42,7 +42,8 @@ def test_images_come_back_exactly(tmp_path):
     assert read_adversarial(tmp_path).empty
     put_adversarial(tmp_path, rows([0.1, 0.2, 0.3]))
     found = read_adversarial(tmp_path)
-    assert decoded(found).dtype == np.float32 and np.array_equal(decoded(found), IMAGES)
+    assert decoded(found).dtype == np.float32
+    assert np.array_equal(decoded(found), IMAGES)
 
 
 def test_of_each_sample_the_nearest_stays(tmp_path):

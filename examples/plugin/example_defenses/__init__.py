@@ -1,0 +1,1 @@
+"""Two defenses, an attack and a dataset for defensebench, to copy from."""
