@@ -35,6 +35,7 @@ OF = {
     "benchmark/speed": "speed",
     "reports/pages/crosscheck.py": "crosscheck",
     "reports/pages/speed.py": "speed",
+    "reports/pages/leaderboard.py": "leaderboard",
     "benchmark/": "run",
     "reports/": "run",
     "defenses/": "run",
@@ -140,6 +141,12 @@ BAD = {
         ("--dataset", "digits", "--n", "5"),
         ("--dataset", "digits", "--k1", "1"),
         ("--dataset", "no_such_folder"),
+    ],
+    "leaderboard": [
+        ("no_such_folder",),
+        ("no_such_folder", "--eps", "0"),
+        ("no_such_folder", "--norm", "l1"),
+        ("no_such_folder", "--sort", "best"),
     ],
     "run": [
         (*TINY, "--n-test", "0"),
