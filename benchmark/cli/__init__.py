@@ -15,6 +15,7 @@ from benchmark.cli.audit import audit
 from benchmark.cli.crosscheck import crosscheck
 from benchmark.cli.dimension import dimension
 from benchmark.cli.evaluate import evaluate
+from benchmark.cli.export import export
 from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import list_names
 from benchmark.cli.messages import say
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (evaluate, run, audit, report, leaderboard, crosscheck, dimension, speed):
+for command in (evaluate, run, audit, report, leaderboard, export, crosscheck, dimension, speed):
     app.command()(command)
 app.command("list")(list_names)
 app.add_typer(presets_app, name="presets")

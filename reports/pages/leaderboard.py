@@ -208,8 +208,8 @@ def csv(found: Standings) -> str:
             clean, end = entry.clean, _tail(entry)
             for eps in ranking.eps:
                 at = entry.worst[eps]
-                numbers = (eps, at.value, at.low, at.high, at.seed_low, at.seed_high)
-                numbers += (clean.value, clean.low, clean.high)
+                numbers = [eps, at.value, at.low, at.high, at.seed_low, at.seed_high]
+                numbers += [clean.value, clean.low, clean.high]
                 key = [str(i), str(rank or ""), entry.defense, origin(entry), ranking.dataset]
                 rows.append([*key, ranking.norm, *(f"{value:.6g}" for value in numbers), *end])
     return csv_text([header, *rows])

@@ -49,6 +49,7 @@ STAND_INS = {
     "speed": "benchmark.speed.measure.measure_speed",
     "report": "reports.html.render",
     "leaderboard": "",
+    "export": "",
     "list": "",
 }
 """By command, what computes: it is replaced by a function of this module's."""
@@ -198,6 +199,7 @@ PROPER = {
     "level": ["basic", "full"],
     "norm": ["linf", "l2"],
     "sort": ["worst", "clean"],
+    "to": ["model-index", "robustbench"],
     "audit": ["basic"],
 }
 """By option, values that are right: with wrong ones alone the first mistake hides all others."""

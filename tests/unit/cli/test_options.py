@@ -36,6 +36,7 @@ OF = {
     "reports/pages/crosscheck.py": "crosscheck",
     "reports/pages/speed.py": "speed",
     "reports/pages/leaderboard.py": "leaderboard",
+    "reports/exports/": "export",
     "benchmark/": "run",
     "reports/": "run",
     "defenses/": "run",
@@ -141,6 +142,11 @@ BAD = {
         ("--dataset", "digits", "--n", "5"),
         ("--dataset", "digits", "--k1", "1"),
         ("--dataset", "no_such_folder"),
+    ],
+    "export": [
+        ("no_such_folder", "--to", "model-index"),
+        ("no_such_folder", "--to", "robust-bench"),
+        ("no_such_folder", "--to", "robustbench", "--eps", "0,0.1"),
     ],
     "leaderboard": [
         ("no_such_folder",),
