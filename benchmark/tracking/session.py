@@ -1,0 +1,89 @@
+"""Trackers during one run: told of each new cell, and of the rest when it ends, also on Ctrl-C.
+
+A tracker that raises is left out with one line; nothing that was computed is lost by it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.config.spec import RunSpec
+from benchmark.errors import UsageError, first_line, one_line
+from benchmark.results.audit_tables import VERDICTS_FILE, read_verdicts
+from benchmark.results.model_records import read_models
+from benchmark.results.schema import CELL_KEY, CELLS
+from benchmark.results.tables import read_table
+from benchmark.tracking.base import Tracker
+
+KEPT = (
+    *("spec.json", "run.json", "cells.parquet", "samples.parquet", VERDICTS_FILE, "audit.parquet"),
+    "report/report.html",
+)
+"""The files of a run's folder that a tracker is given, where they are there."""
+
+
+@dataclass
+class Session:
+    """The trackers of one run that have not failed, and the cells that they know."""
+
+    trackers: dict[str, Tracker]
+    say: Callable[[str], None]
+    told: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def tell(self, method: str, *words: Any) -> None:
+        """Call a method of every tracker; one that raises is left out and said."""
+        for name, tracker in list(self.trackers.items()):
+            try:
+                getattr(tracker, method)(*words)
+            except (Exception, SystemExit) as error:
+                del self.trackers[name]
+                why = one_line(first_line(error))
+                self.say(f"--log {name}: left out from here on ({method}: {why}); the run goes on")
+
+    def cells(self, rows: pd.DataFrame) -> None:
+        """Tell of these rows of cells.parquet."""
+        if not self.trackers:
+            return
+        for row in rows.to_dict("records"):
+            self.told.add(tuple(row[name] for name in CELL_KEY))
+            self.tell("cell", row)
+
+    def end(self, folder: Path) -> None:
+        """Tell of all that lies in a run's folder and was not told, and finish."""
+        if not self.trackers:
+            return
+        try:
+            cells = read_table(folder / "cells.parquet", CELLS)
+            keys = list(cells[CELL_KEY].itertuples(index=False, name=None))
+            self.cells(cells[[key not in self.told for key in keys]])
+            for record in read_models(folder):
+                self.tell("model", asdict(record))
+            verdicts: list[Mapping[str, Any]] = read_verdicts(folder).to_dict("records")  # type: ignore[assignment]
+            for row in verdicts:
+                self.tell("verdict", row)
+        except (UsageError, OSError, ValueError) as error:
+            self.say(f"--log: not all of {folder} could be read ({one_line(str(error))})")
+        self.tell("finish", [folder / name for name in KEPT if (folder / name).is_file()])
+
+
+@contextmanager
+def tracked(
+    trackers: Mapping[str, Tracker], spec: RunSpec, out: Path, say: Callable[[str], None]
+) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Begin a run of ``spec`` under ``out`` in every tracker, and end it when the block is left.
+
+    Yields the function to call with new rows of cells.parquet. A run that was there already is
+    told whole.
+    """
+    session = Session(dict(trackers), say)
+    folder = out / spec.run_id
+    session.tell("start", spec.run_id, json.loads(spec.to_json()), folder)
+    try:
+        yield session.cells
+    finally:
+        session.end(folder)
