@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.io.paths import own_folder
 from benchmark.tracking import base
 from benchmark.tracking.base import Row
 
@@ -26,7 +27,10 @@ class TensorBoard:
         self._writer: Any = None
 
     def start(self, run_id: str, settings: Row, folder: Path) -> None:
-        """Open an event file and put the settings there as text."""
+        """Open an event file, in place of an earlier one, and put the settings there as text."""
+        own_folder(folder / FOLDER, folder)
+        for path in (folder / FOLDER).glob("events.out.tfevents.*"):
+            path.unlink()  # all that it holds is told again
         self._writer = self._make(log_dir=str(folder / FOLDER))
         text = json.dumps({"run_id": run_id, **settings}, indent=2)
         self._writer.add_text("settings", "    " + text.replace("\n", "\n    "))
