@@ -53,6 +53,11 @@ def numbers(row: Row, names: Sequence[str] | None = None) -> dict[str, float]:
     }
 
 
+def measured(row: Row) -> dict[str, float]:
+    """Return what is logged of a cell; nothing of one that was skipped or failed."""
+    return numbers(row, MEASURED) if row["status"] == "ok" else {}
+
+
 def step(eps: float) -> int:
     """Return an eps as the whole number that services count it by."""
     return round(eps * STEPS)

@@ -42,7 +42,7 @@ class MLflow:
 
     def cell(self, row: Row) -> None:
         """Add a point to each curve of the cell's attack."""
-        for name, value in base.numbers(row, base.MEASURED).items():
+        for name, value in base.measured(row).items():
             key = f"{base.curve_name(row)}/{name}"
             self._mlflow.log_metric(key, value, step=base.step(row["eps"]))
 

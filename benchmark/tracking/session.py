@@ -28,6 +28,10 @@ KEPT = (
 """The files of a run's folder that a tracker is given, where they are there."""
 
 
+LONGEST = 200
+"""Characters of an error that are said."""
+
+
 @dataclass
 class Session:
     """The trackers of one run that have not failed, and the cells that they know."""
@@ -47,7 +51,7 @@ class Session:
                     getattr(tracker, method)(*words)
             except (Exception, SystemExit) as error:
                 del self.trackers[name]
-                why = one_line(first_line(error))
+                why = one_line(first_line(error))[:LONGEST]
                 self.say(f"--log {name}: left out from here on ({method}: {why}); the run goes on")
 
     def cells(self, rows: pd.DataFrame) -> None:

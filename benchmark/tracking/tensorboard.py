@@ -37,7 +37,7 @@ class TensorBoard:
 
     def cell(self, row: Row) -> None:
         """Add a point to each curve of the cell's attack."""
-        for name, value in base.numbers(row, base.MEASURED).items():
+        for name, value in base.measured(row).items():
             self._writer.add_scalar(f"{base.curve_name(row)}/{name}", value, base.step(row["eps"]))
         self._writer.flush()
 

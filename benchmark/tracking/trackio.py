@@ -28,7 +28,7 @@ class Trackio:
 
     def cell(self, row: Row) -> None:
         """Add a point to each curve of the cell's attack."""
-        found = base.numbers(row, base.MEASURED)
+        found = base.measured(row)
         if found:
             points = {f"{base.curve_name(row)}/{name}": value for name, value in found.items()}
             self._trackio.log(points, step=base.step(row["eps"]))

@@ -33,7 +33,7 @@ class Wandb:
     def cell(self, row: Row) -> None:
         """Add a point to each curve of the cell's attack, over eps."""
         curve = base.curve_name(row)
-        found = base.numbers(row, base.MEASURED)
+        found = base.measured(row)
         if found:
             self._run.define_metric(f"{curve}/*", step_metric=f"{curve}/eps")
             points = {f"{curve}/{name}": value for name, value in found.items()}
