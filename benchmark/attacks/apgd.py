@@ -128,13 +128,13 @@ class APGD(BudgetAttack):
 
     def _climb(self, view: AttackView, s: Iterates, best: Best, *, targeted: bool) -> None:
         """Do one restart, and offer what lies within the ball to ``best``."""
-        eps = s.eps
-        for times, steps in self._balls():
+        eps, balls = s.eps, self._balls()
+        for times, steps in balls:
             s.eps = times * eps
             s.x_k = project(s.x_k, s.x, s.eps.flatten(), self.norm)
             rule: Steps = Halving(self.norm, steps, self.rho)
             if self.norm == "l1":
-                rule = Sparse(steps, warm=True)
+                rule = Sparse(steps, warm=len(balls) > 1)
             s = self._ascend(view, s, steps, rule, best if times == 1 else None, targeted=targeted)
             s = s.restarted()
 
