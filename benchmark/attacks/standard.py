@@ -156,6 +156,20 @@ class StandardL2(Standard):
     norm: str = "l2"
 
 
+@dataclass(frozen=True, kw_only=True)
+class StandardL1(Standard):
+    """The ensemble in l1 under a name of its own."""
+
+    norm: str = "l1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardL0(Standard):
+    """The ensemble in l0 under a name of its own."""
+
+    norm: str = "l0"
+
+
 def first_of(norm: str) -> SweepAttack | MinimalAttack:
     """Return the attack that every image is searched by; ValueError for an unknown norm."""
     by_norm: dict[str, SweepAttack | MinimalAttack] = {
