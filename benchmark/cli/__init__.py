@@ -15,6 +15,8 @@ from benchmark.cli.audit import audit
 from benchmark.cli.crosscheck import crosscheck
 from benchmark.cli.dimension import dimension
 from benchmark.cli.evaluate import evaluate
+from benchmark.cli.export import export
+from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import list_names
 from benchmark.cli.messages import say
 from benchmark.cli.presets import app as presets_app
@@ -39,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (evaluate, run, audit, report, crosscheck, dimension, speed):
+for command in (evaluate, run, audit, report, leaderboard, export, crosscheck, dimension, speed):
     app.command()(command)
 app.command("list")(list_names)
 app.add_typer(presets_app, name="presets")

@@ -241,7 +241,7 @@ def _frames(
             status = "missing" if audited else status
             rows.append({**key, "status": status, "seeds_ok": 0})
             continue
-        row, own = _summary(case)
+        row, own = summary(case)
         of = wanted[norm, defense]
         notes = [f"{len(case.attacks)} of {of} attacks"] if len(case.attacks) < of else []
         if not row["images"]:
@@ -276,7 +276,7 @@ def _frames(
     return pooled, cells
 
 
-def _summary(case: WorstCase) -> tuple[Row, list[Row]]:
+def summary(case: WorstCase) -> tuple[Row, list[Row]]:
     """Return the row of all seeds, and one per seed; intervals come later, all at once."""
     per_seed = [_share(fate) for fate in case.fates]
     images = _count(case.fates)

@@ -35,6 +35,8 @@ OF = {
     "benchmark/speed": "speed",
     "reports/pages/crosscheck.py": "crosscheck",
     "reports/pages/speed.py": "speed",
+    "reports/pages/leaderboard.py": "leaderboard",
+    "reports/exports/": "export",
     "benchmark/": "run",
     "reports/": "run",
     "defenses/": "run",
@@ -140,6 +142,17 @@ BAD = {
         ("--dataset", "digits", "--n", "5"),
         ("--dataset", "digits", "--k1", "1"),
         ("--dataset", "no_such_folder"),
+    ],
+    "export": [
+        ("no_such_folder", "--to", "model-index"),
+        ("no_such_folder", "--to", "robust-bench"),
+        ("no_such_folder", "--to", "robustbench", "--eps", "0,0.1"),
+    ],
+    "leaderboard": [
+        ("no_such_folder",),
+        ("no_such_folder", "--eps", "0"),
+        ("no_such_folder", "--norm", "l1"),
+        ("no_such_folder", "--sort", "best"),
     ],
     "run": [
         (*TINY, "--n-test", "0"),

@@ -1,0 +1,1 @@
+"""A run's numbers in the forms of the places where researchers keep them."""
