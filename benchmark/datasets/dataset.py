@@ -1,4 +1,4 @@
-"""Labelled images, held once as uint8 on their device.
+"""Labelled images, held once on their device: as uint8, or as float32 where 8 bits would not do.
 
 n images are the first n of a fixed, balanced order that no seed of a run changes, so a smaller
 selection is part of every larger one.
@@ -19,8 +19,10 @@ from benchmark.hashing import digest_bytes
 class ImageDataset:
     """Labelled images, all on one device.
 
-    ``images`` is uint8 (N, C, H, W); ``labels`` and ``sample_ids`` are int64 (N,), the latter the
-    row in the dataset's split. ``source`` is "embedded", "mirror" or "download". ``checksum`` is
+    ``images`` is uint8 (N, C, H, W), or float32 in [0, 1] for images that are no multiples of
+    1/255; ``labels`` and ``sample_ids`` are int64 (N,), the latter the
+    row in the dataset's split. ``source`` tells where they come from: "embedded", "mirror",
+    "download", or what a user handed over. ``checksum`` is
     the SHA-256 (hex) of the bytes of images, labels and sample_ids, the same on every device.
     ``n_available`` counts the images of the whole split, before the selection.
     """
@@ -35,9 +37,10 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if self.images.dtype != torch.uint8 or self.images.shape[1:] != self.info.shape:
+        kinds = (torch.uint8, torch.float32)
+        if self.images.dtype not in kinds or self.images.shape[1:] != self.info.shape:
             raise ValueError(
-                f"{self.info.name}: images must be uint8 {('N', *self.info.shape)},"
+                f"{self.info.name}: images must be uint8 or float32 {('N', *self.info.shape)},"
                 f" got {self.images.dtype} {tuple(self.images.shape)}"
             )
         for name, values in (("labels", self.labels), ("sample_ids", self.sample_ids)):
@@ -81,6 +84,8 @@ class ImageDataset:
     def x(self, index: Tensor | slice | None = None) -> Tensor:
         """Return the images of ``index`` (all by default) as float32 (n, C, H, W) in [0, 1]."""
         images = self.images if index is None else self.images[index]
+        if images.dtype == torch.float32:
+            return images.clone()  # what is done to a batch must not reach the dataset
         return images.to(torch.float32).div_(255)
 
     def to(self, device: torch.device | str) -> "ImageDataset":
