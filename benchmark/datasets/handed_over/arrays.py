@@ -38,6 +38,6 @@ def open_arrays(
     check_counts(len(tensor), len(found))
 
     def read(rows: Rows) -> Tensor:
-        return checked(tensor[torch.from_numpy(rows)]).contiguous()
+        return checked(tensor[torch.from_numpy(rows)], rows).contiguous()
 
     return Opened(found, read, name, source, class_names or names)

@@ -89,10 +89,10 @@ def check_n(n: Any, available: int | None = None) -> None:
     """Raise a UsageError unless ``n`` is None or a whole number that the data can serve."""
     if n is None:
         return
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Integral) or int(n) < 1:
         there = "" if available is None else f"; there are {available} images"
         raise UsageError(f"n must be a whole number, at least 1, got {n!r}{there}")
-    if available is not None and n > available:
+    if available is not None and int(n) > available:
         raise UsageError(f"n = {n} images were asked for, and there are {available}")
 
 

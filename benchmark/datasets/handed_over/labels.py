@@ -22,7 +22,9 @@ def as_labels(value: Any) -> tuple[Rows, Names]:
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
-        array = np.asarray(value)
+        # NumPy would make strings of the numbers and the gaps among names.
+        named = isinstance(value, list | tuple) and any(isinstance(each, str) for each in value)
+        array = np.asarray(value, object if named else None)
     except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(f"labels cannot be read as one array ({cause(error)})") from None
     if array.dtype.kind == "O":

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.datasets.info import Rows
 from benchmark.errors import UsageError, cause
 
 CHANNELS = (1, 3)
@@ -87,10 +88,10 @@ def _unflattened(shape: tuple[int, ...]) -> str:
     return "-1, channels, height, width"
 
 
-def checked(images: Tensor) -> Tensor:
+def checked(images: Tensor, rows: Rows) -> Tensor:
     """Return images of any number type as uint8, or float32 in [0, 1]; UsageError if neither.
 
-    Floats that are multiples of 1/255, up to their rounding, become uint8.
+    ``rows`` (n,) are what an error calls the images. Floats that are multiples of 1/255, up to their rounding, become uint8.
     """
     if images.dtype == torch.bool:
         raise UsageError("images are true or false: give uint8 from 0 to 255, or float in [0, 1]")
@@ -108,9 +109,9 @@ def checked(images: Tensor) -> Tensor:
     single = images.to(torch.float32)
     finite = torch.isfinite(single)
     if not finite.all():
-        row = int((~finite).flatten(1).any(1).nonzero()[0])
-        kind = "NaN" if bool(single[row].isnan().any()) else "infinite values"
-        raise UsageError(f"image {row} holds {kind}: every pixel must lie in [0, 1]")
+        first = int((~finite).flatten(1).any(1).nonzero()[0])
+        kind = "NaN" if bool(single[first].isnan().any()) else "infinite values"
+        raise UsageError(f"image {rows[first]} holds {kind}: every pixel must lie in [0, 1]")
     return _in_range(single, float(single.min()), float(single.max()))
 
 
