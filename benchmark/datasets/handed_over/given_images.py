@@ -21,6 +21,7 @@ class Opened:
 
     ``labels`` (N,) int64 are checked. ``read(rows)`` gives the images of ``rows`` ((n,) int64, any
     order) as (n, C, H, W), uint8 or float32 in [0, 1], in that order; UsageError if it cannot.
+    ``ids`` (N,) int64 are the rows' numbers in the data, where they are not 0 to N - 1.
     """
 
     labels: Rows
@@ -28,6 +29,7 @@ class Opened:
     name: str
     source: str
     class_names: tuple[str, ...] | None = None
+    ids: Rows | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ def select(opened: Opened, n: int | None, split: str) -> GivenImages:
     return GivenImages(
         images=opened.read(rows),
         labels=torch.from_numpy(opened.labels[rows]),
-        sample_ids=torch.from_numpy(rows),
+        sample_ids=torch.from_numpy(rows if opened.ids is None else opened.ids[rows]),
         name=opened.name,
         source=opened.source,
         n_available=available,

@@ -22,6 +22,8 @@ def as_labels(value: Any) -> tuple[Rows, Names]:
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
+        if isinstance(value, list | tuple):
+            value = [each.tolist() if hasattr(each, "tolist") else each for each in value]
         # NumPy would make strings of the numbers and the gaps among names.
         named = isinstance(value, list | tuple) and any(isinstance(each, str) for each in value)
         array = np.asarray(value, object if named else None)

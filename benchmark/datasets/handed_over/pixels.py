@@ -24,7 +24,10 @@ def as_tensor(value: Any, what: str) -> Tensor:
     """Return ``value`` (tensor, array, or nested lists) as a dense tensor on the processor."""
     try:
         if isinstance(value, Tensor):
-            return (value.to_dense() if value.layout != torch.strided else value).detach().cpu()
+            dense = (value.to_dense() if value.layout != torch.strided else value).detach().cpu()
+            # Torch's own unsigned types of more than 8 bits can hardly be computed with.
+            wide = dense.dtype in (torch.uint16, torch.uint32, torch.uint64)
+            return dense.to(torch.int64) if wide else dense
         if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
             return torch.stack([as_tensor(each, what) for each in value])
         array = np.asarray(value)
@@ -91,7 +94,8 @@ def _unflattened(shape: tuple[int, ...]) -> str:
 def checked(images: Tensor, rows: Rows) -> Tensor:
     """Return images of any number type as uint8, or float32 in [0, 1]; UsageError if neither.
 
-    ``rows`` (n,) are what an error calls the images. Floats that are multiples of 1/255, up to their rounding, become uint8.
+    ``rows`` (n,) are what an error calls the images. Floats that are multiples of 1/255, up to
+    their rounding, become uint8.
     """
     if images.dtype == torch.bool:
         raise UsageError("images are true or false: give uint8 from 0 to 255, or float in [0, 1]")
