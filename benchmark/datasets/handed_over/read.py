@@ -1,11 +1,14 @@
 """One door for the images of a user: what they are is told by what is handed over."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmark.datasets.handed_over.arrays import open_arrays, open_pair
+from benchmark.datasets.handed_over.folder import open_folder_of_classes
 from benchmark.datasets.handed_over.given_images import GivenImages, Opened, select
+from benchmark.datasets.handed_over.pictures import Fit
 from benchmark.datasets.handed_over.pixels import Say
 from benchmark.datasets.handed_over.registered import read_registered
 from benchmark.datasets.handed_over.torch_data import open_dataset
@@ -31,9 +34,12 @@ def read_images(
     Args:
         data: ``(images, labels)`` as arrays or tensors, or images alone and ``labels``: images
             (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or whole numbers from 0 to 255, or float
-            in [0, 1]; a torch Dataset or DataLoader of (image, label); or the name of a
+            in [0, 1]; a torch Dataset or DataLoader of (image, label); the path of a folder
+            with a subfolder of image files for each class; or the name of a
             registered dataset.
         labels: whole numbers (N,) or (N, 1), one-hot (N, K), or class names (N,).
+        resize: the length that image files' shorter side is brought to, as torchvision's Resize.
+        crop: the square, or (height, width), that is cut from their centre, as its CenterCrop.
         n: how many images.
         split: "train" or "test", of a registered dataset.
         data_dir: the folder of a registered dataset's Parquet mirror.
@@ -46,19 +52,43 @@ def read_images(
         if labels is not None:
             raise UsageError(f"{data} has labels of its own: leave labels= out")
         return read_registered(data, n=n, split=split, data_dir=data_dir)
-    if isinstance(data, str | Path):
-        raise unknown_name("path or dataset", str(data), DATASETS.names())
-    return select(_opened(data, labels, image_column, label_column, say), n, split)
+    fit = Fit(resize, crop)
+    opened = _opened(data, labels, fit, image_column, label_column, say)
+    return select(opened, n, split)
 
 
 def _opened(
-    data: Any, labels: Any, image_column: str | None, label_column: str | None, say: Say
+    data: Any, labels: Any, fit: Fit, image_column: str | None, label_column: str | None, say: Say
 ) -> Opened:
+    if isinstance(data, str | Path):
+        path = existing(data)
+        if labels is not None:
+            raise UsageError(f"{path} has labels of its own: leave labels= out")
+        return open_folder_of_classes(path, fit, say)
+    if fit:
+        raise UsageError(
+            "resize and crop are for files of images: bring arrays and datasets to the size that"
+            " the model takes before"
+        )
     if _is_dataset(data):
         if labels is not None:
             raise UsageError("a dataset has labels of its own: leave labels= out")
         return open_dataset(data, say, image_column, label_column)
     return open_arrays(*open_pair(data, labels), say)
+
+
+def existing(data: str | Path) -> Path:
+    """Return the path ``data``; UsageError with the nearest registered name if there is none."""
+    path = Path(data)
+    with suppress(RuntimeError):  # ~ of somebody unknown: then it is a name like any other
+        path = path.expanduser()
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # too long a name, no access, a null byte
+        there = False
+    if there:
+        return path
+    raise unknown_name("path or dataset", str(data), DATASETS.names())
 
 
 def _is_dataset(data: Any) -> bool:
