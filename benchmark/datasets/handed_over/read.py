@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmark.datasets.handed_over import array_files
 from benchmark.datasets.handed_over.arrays import open_arrays, open_pair
 from benchmark.datasets.handed_over.folder import open_folder_of_classes
 from benchmark.datasets.handed_over.given_images import GivenImages, Opened, select
@@ -35,13 +36,14 @@ def read_images(
         data: ``(images, labels)`` as arrays or tensors, or images alone and ``labels``: images
             (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or whole numbers from 0 to 255, or float
             in [0, 1]; a torch Dataset or DataLoader of (image, label); the path of a folder
-            with a subfolder of image files for each class; or the name of a
-            registered dataset.
+            with a subfolder of image files for each class, or of a .npz, .npy, .pt or .safetensors
+            file of arrays; a mapping of arrays; or the name of a registered dataset.
         labels: whole numbers (N,) or (N, 1), one-hot (N, K), or class names (N,).
         resize: the length that image files' shorter side is brought to, as torchvision's Resize.
         crop: the square, or (height, width), that is cut from their centre, as its CenterCrop.
         n: how many images.
-        split: "train" or "test", of a registered dataset.
+        split: "train" or "test", of a registered dataset or a file of several.
+        image_column, label_column: what images and labels are called where they have names.
         data_dir: the folder of a registered dataset's Parquet mirror.
         say: is told in one line what was done to the images.
 
@@ -52,28 +54,37 @@ def read_images(
         if labels is not None:
             raise UsageError(f"{data} has labels of its own: leave labels= out")
         return read_registered(data, n=n, split=split, data_dir=data_dir)
-    fit = Fit(resize, crop)
-    opened = _opened(data, labels, fit, image_column, label_column, say)
+    columns = (image_column, label_column)
+    opened = _opened(data, labels, Fit(resize, crop), columns, split, say)
     return select(opened, n, split)
 
 
 def _opened(
-    data: Any, labels: Any, fit: Fit, image_column: str | None, label_column: str | None, say: Say
+    data: Any, labels: Any, fit: Fit, columns: tuple[str | None, str | None], split: str, say: Say
 ) -> Opened:
-    if isinstance(data, str | Path):
-        path = existing(data)
+    path = existing(data) if isinstance(data, str | Path) else None
+    if path is not None and (path.is_dir() or path.suffix.lower() not in array_files.ENDINGS):
         if labels is not None:
             raise UsageError(f"{path} has labels of its own: leave labels= out")
+        if not path.is_dir():
+            raise UsageError(
+                f"{path}: its ending is none of {', '.join(array_files.ENDINGS)}, and it is no"
+                " folder"
+            )
         return open_folder_of_classes(path, fit, say)
     if fit:
         raise UsageError(
             "resize and crop are for files of images: bring arrays and datasets to the size that"
             " the model takes before"
         )
+    if path is not None:
+        return array_files.open_array_file(path, labels, columns, split, say)
+    if isinstance(data, Mapping):
+        return array_files.open_mapping(data, labels, columns, split, say)
     if _is_dataset(data):
         if labels is not None:
             raise UsageError("a dataset has labels of its own: leave labels= out")
-        return open_dataset(data, say, image_column, label_column)
+        return open_dataset(data, say, *columns)
     return open_arrays(*open_pair(data, labels), say)
 
 
