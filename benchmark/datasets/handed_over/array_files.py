@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from benchmark.datasets.handed_over.arrays import open_arrays
 from benchmark.datasets.handed_over.given_images import Opened
+from benchmark.datasets.handed_over.names import name_of
 from benchmark.datasets.handed_over.pixels import Say
 from benchmark.errors import UsageError, cause
 
@@ -32,10 +33,12 @@ def open_array_file(
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"images": found[0], "labels": found[1]}
     if isinstance(found, Mapping):
-        return open_mapping(found, labels, columns, split, say, name=path.stem, where=f"{path}: ")
+        return open_mapping(
+            found, labels, columns, split, say, name=name_of(path), where=f"{path}: "
+        )
     if labels is None:
         raise UsageError(f"{path}: it holds images alone: give labels=...")
-    return open_arrays(found, labels, say, name=path.stem, source="file")
+    return open_arrays(found, labels, say, name=name_of(path), source="file")
 
 
 def open_mapping(

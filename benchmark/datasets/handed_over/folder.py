@@ -7,13 +7,13 @@ import numpy as np
 from torch import Tensor
 
 from benchmark.datasets.handed_over.given_images import Opened
+from benchmark.datasets.handed_over.names import SPLITS, name_of
 from benchmark.datasets.handed_over.pictures import Fit, as_pixels
 from benchmark.datasets.handed_over.pixels import Say
 from benchmark.datasets.info import Rows
 from benchmark.errors import UsageError, cause
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 def open_folder_of_classes(folder: Path, fit: Fit, say: Say) -> Opened:
@@ -46,7 +46,7 @@ def open_folder_of_classes(folder: Path, fit: Fit, say: Say) -> Opened:
 
         return as_pixels(pictures(), len(rows), fit, say)
 
-    return Opened(labels, read, folder.resolve().name or "images", "folder", names)
+    return Opened(labels, read, name_of(folder), "folder", names)
 
 
 def _images(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,8 @@ from benchmark.datasets.handed_over import array_files
 from benchmark.datasets.handed_over.arrays import open_arrays, open_pair
 from benchmark.datasets.handed_over.folder import open_folder_of_classes
 from benchmark.datasets.handed_over.given_images import GivenImages, Opened, select
+from benchmark.datasets.handed_over.names import name_of
+from benchmark.datasets.handed_over.parquet import open_parquet, shards_in
 from benchmark.datasets.handed_over.pictures import Fit
 from benchmark.datasets.handed_over.pixels import Say
 from benchmark.datasets.handed_over.registered import read_registered
@@ -36,13 +38,14 @@ def read_images(
         data: ``(images, labels)`` as arrays or tensors, or images alone and ``labels``: images
             (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or whole numbers from 0 to 255, or float
             in [0, 1]; a torch Dataset or DataLoader of (image, label); the path of a folder
-            with a subfolder of image files for each class, or of a .npz, .npy, .pt or .safetensors
+            with a subfolder of image files for each class, of a Parquet file of encoded images or
+            a folder of its shards, or of a .npz, .npy, .pt or .safetensors
             file of arrays; a mapping of arrays; or the name of a registered dataset.
         labels: whole numbers (N,) or (N, 1), one-hot (N, K), or class names (N,).
         resize: the length that image files' shorter side is brought to, as torchvision's Resize.
         crop: the square, or (height, width), that is cut from their centre, as its CenterCrop.
         n: how many images.
-        split: "train" or "test", of a registered dataset or a file of several.
+        split: "train" or "test", of a registered dataset, a folder or a file of several.
         image_column, label_column: what images and labels are called where they have names.
         data_dir: the folder of a registered dataset's Parquet mirror.
         say: is told in one line what was done to the images.
@@ -66,12 +69,7 @@ def _opened(
     if path is not None and (path.is_dir() or path.suffix.lower() not in array_files.ENDINGS):
         if labels is not None:
             raise UsageError(f"{path} has labels of its own: leave labels= out")
-        if not path.is_dir():
-            raise UsageError(
-                f"{path}: its ending is none of {', '.join(array_files.ENDINGS)}, and it is no"
-                " folder"
-            )
-        return open_folder_of_classes(path, fit, say)
+        return _open_pictures(path, fit, columns, split, say)
     if fit:
         raise UsageError(
             "resize and crop are for files of images: bring arrays and datasets to the size that"
@@ -86,6 +84,21 @@ def _opened(
             raise UsageError("a dataset has labels of its own: leave labels= out")
         return open_dataset(data, say, *columns)
     return open_arrays(*open_pair(data, labels), say)
+
+
+def _open_pictures(
+    path: Path, fit: Fit, columns: tuple[str | None, str | None], split: str, say: Say
+) -> Opened:
+    if path.is_dir():
+        if shards := shards_in(path, split):
+            return open_parquet(shards, name_of(path), columns, fit, say)
+        return open_folder_of_classes(path, fit, say)
+    if path.suffix.lower() != ".parquet":
+        raise UsageError(
+            f"{path}: give a folder, or a file that ends in .parquet,"
+            f" {', '.join(array_files.ENDINGS)}"
+        )
+    return open_parquet([path], name_of(path), columns, fit, say)
 
 
 def existing(data: str | Path) -> Path:

@@ -124,7 +124,12 @@ WRONG: dict[str, tuple[str, Write, dict[str, Any], str]] = {
         "not a readable .safetensors",
     ),
     "resize": ("a.npz", lambda path: npz(path, x=BYTES), {"resize": 4}, "for files of images"),
-    "ending": ("a.csv", lambda path: path.write_text("1"), {}, "its ending is none of"),
+    "ending": (
+        "a.csv",
+        lambda path: path.write_text("1"),
+        {},
+        "a file that ends in .parquet, .npz",
+    ),
 }
 
 
