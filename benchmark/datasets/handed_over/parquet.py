@@ -6,7 +6,7 @@ numbers or names. The class names are in the schema's metadata, where the librar
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from benchmark.datasets.handed_over.items import IMAGE_NAMES, LABEL_NAMES
 from benchmark.datasets.handed_over.labels import as_labels
 from benchmark.datasets.handed_over.pictures import Fit, as_pixels
 from benchmark.datasets.handed_over.pixels import Say
-from benchmark.datasets.info import Rows, SplitName
+from benchmark.datasets.info import Rows
 from benchmark.datasets.parquet_mirror import (
     MOST_IMAGES,
     PREFIXES,
@@ -46,7 +46,7 @@ def shards_in(folder: Path, split: str) -> list[Path]:
     if not found:
         return []
     if split in PREFIXES:
-        files = find_files(folder.parent, folder.name, cast(SplitName, split))
+        files = find_files(folder.parent, folder.name, split)
     else:
         files = [path for path in found if path.name.startswith(split)]
     if not files:

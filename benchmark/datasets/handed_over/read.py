@@ -9,6 +9,7 @@ from benchmark.datasets.handed_over import array_files
 from benchmark.datasets.handed_over.arrays import open_arrays, open_pair
 from benchmark.datasets.handed_over.folder import open_folder_of_classes
 from benchmark.datasets.handed_over.given_images import GivenImages, Opened, select
+from benchmark.datasets.handed_over.hugging_face import is_hugging_face, open_hugging_face
 from benchmark.datasets.handed_over.names import name_of
 from benchmark.datasets.handed_over.parquet import open_parquet, shards_in
 from benchmark.datasets.handed_over.pictures import Fit
@@ -39,8 +40,8 @@ def read_images(
             (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or whole numbers from 0 to 255, or float
             in [0, 1]; a torch Dataset or DataLoader of (image, label); the path of a folder
             with a subfolder of image files for each class, of a Parquet file of encoded images or
-            a folder of its shards, or of a .npz, .npy, .pt or .safetensors
-            file of arrays; a mapping of arrays; or the name of a registered dataset.
+            a folder of its shards, or of a .npz, .npy, .pt or .safetensors file of arrays; a
+            mapping of arrays; a Hugging Face Dataset; or the name of a registered dataset.
         labels: whole numbers (N,) or (N, 1), one-hot (N, K), or class names (N,).
         resize: the length that image files' shorter side is brought to, as torchvision's Resize.
         crop: the square, or (height, width), that is cut from their centre, as its CenterCrop.
@@ -56,7 +57,13 @@ def read_images(
     if isinstance(data, str) and data in DATASETS.names():
         if labels is not None:
             raise UsageError(f"{data} has labels of its own: leave labels= out")
+        own: dict[str, Any] = {"resize": resize, "crop": crop, "image_column": image_column}
+        own["label_column"] = label_column
+        if given := [word for word, value in own.items() if value is not None]:
+            raise UsageError(f"{data} is read as it is registered: leave {given[0]}= out")
         return read_registered(data, n=n, split=split, data_dir=data_dir)
+    if data_dir is not None:
+        raise UsageError("data_dir is for registered names: leave it out, data says what is read")
     columns = (image_column, label_column)
     opened = _opened(data, labels, Fit(resize, crop), columns, split, say)
     return select(opened, n, split)
@@ -70,6 +77,10 @@ def _opened(
         if labels is not None:
             raise UsageError(f"{path} has labels of its own: leave labels= out")
         return _open_pictures(path, fit, columns, split, say)
+    if path is None and is_hugging_face(data):
+        if labels is not None:
+            raise UsageError("a dataset has labels of its own: leave labels= out")
+        return open_hugging_face(data, columns, fit, say)
     if fit:
         raise UsageError(
             "resize and crop are for files of images: bring arrays and datasets to the size that"
