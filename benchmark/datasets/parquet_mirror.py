@@ -111,11 +111,12 @@ class Chunk:
             values = file.read_row_group(self.group, columns=[self.column]).column(0)
             values = values.take(pa.array(inside)).combine_chunks()
         for row, value in zip(inside + self.first, values, strict=True):
-            data = value.as_py()
+            data, note = value.as_py(), ""
             if isinstance(data, dict):
+                note = f", only the path {data['path']}" if data.get("path") else ""
                 data = data["bytes"]
             if data is None:
-                raise UsageError(f"{self.path}: row {row} has no image bytes")
+                raise UsageError(f"{self.path}: row {row} has no image bytes{note}")
             yield data, f"{self.path}: row {row}"
 
 

@@ -46,17 +46,21 @@ def open_hugging_face(
 ) -> Opened:
     """Open the rows of a Dataset; a transform that the user has set is kept."""
     features = data.features or {}
-    if not hasattr(data, "__len__"):  # streamed
+    there = data.column_names or list(features)
+    if not there:  # streamed, and nothing is known of it before
         _check_no_fit(fit)
         return open_dataset(data, say, *columns)
-    image = _column(features, data.column_names, columns[0], IMAGE_NAMES, "Image", "image")
-    label = _column(features, data.column_names, columns[1], LABEL_NAMES, "ClassLabel", "label")
+    image = _column(features, there, columns[0], IMAGE_NAMES, "Image", "image")
+    label = _column(features, there, columns[1], LABEL_NAMES, "ClassLabel", "label")
     names = getattr(features.get(label), "names", None)
     about = getattr(data, "info", None)
     name = getattr(about, "dataset_name", None) or getattr(about, "builder_name", None) or "images"
     if (getattr(data, "format", None) or {}).get("type") == "custom":
         _check_no_fit(fit)
         found = open_dataset(data, say, *columns)
+    elif not hasattr(data, "__len__"):  # streamed
+        _check_no_fit(fit)
+        found = open_dataset(data, say, image, label)
     else:
         found = _open_table(data, image, label, fit, say)
     return replace(found, name=str(name), class_names=tuple(names) if names else found.class_names)

@@ -67,7 +67,7 @@ def laid_out(images: Tensor, n_labels: int, say: Say) -> Tensor:
             f"images of shape {shape} have {images.ndim} axes: give (n, channels, height, width)"
         )
     first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
-    if first and last and shape[1] != shape[3]:
+    if first and last and shape[1:] != (1, 1, 1):
         raise UsageError(
             f"images of shape {shape}: the channels may be axis 1 or axis 3; give images whose"
             " width is neither 1 nor 3"
@@ -129,6 +129,8 @@ def _in_range(single: Tensor, low: float, high: float) -> Tensor:
         raise UsageError(f"{where}: give uint8 from 0 to 255, or float in [0, 1]")
     if high >= 2:
         raise UsageError(f"{where}: divide by 255, so that they lie in [0, 1]")
+    if 0 < high <= 1 / 255 + SAME:
+        raise UsageError(f"{where}, a single grey level: divided by 255 twice?")
     return _eight_bits(single.clamp(0, 1))
 
 

@@ -128,7 +128,15 @@ def existing(data: str | Path) -> Path:
 
 def _is_dataset(data: Any) -> bool:
     if isinstance(data, list):
-        return bool(data) and isinstance(data[0], tuple | Mapping)
+        return bool(data) and (isinstance(data[0], tuple | Mapping) or _is_batch(data[0]))
     if isinstance(data, tuple | Mapping) or hasattr(data, "__array__"):
         return False
     return hasattr(data, "__getitem__") or hasattr(data, "__iter__")
+
+
+def _is_batch(item: Any) -> bool:
+    """Tell whether ``item`` is a list [images, labels], as a DataLoader gives it."""
+    if not isinstance(item, list) or len(item) != 2:
+        return False
+    images, labels = (getattr(part, "ndim", 0) for part in item)
+    return images > 2 and images > labels

@@ -172,6 +172,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "five axes": (pair(BYTES[None]), "5 axes"),
     "one axis": (pair(BYTES[0, 0, 0]), "1 axes"),
     "ambiguous": (pair(np.zeros((N, 1, 4, 3), np.uint8)), "axis 1 or axis 3"),
+    "ambiguous, both 3": (pair(np.zeros((N, 3, 4, 3), np.uint8)), "axis 1 or axis 3"),
+    "divided twice": (pair(BYTES / 255**2), "divided by 255 twice"),
     "four channels": (pair(np.zeros((N, 4, 8, 8), np.uint8)), "have 4 channels"),
     "none": (pair(BYTES[:0], []), "hold no pixel"),
     "counts": (pair(BYTES, LABELS[:-1]), "12 images and 11 labels"),

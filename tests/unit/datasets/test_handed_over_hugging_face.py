@@ -69,11 +69,23 @@ def transform(row: dict[str, Any]) -> dict[str, Any]:
     return {"pixel_values": torch.from_numpy(pixels.copy()) / 255, "label": row["label"]}
 
 
-GOOD: dict[str, Table] = {
+class Streamed:
+    """What ``load_dataset(..., streaming=True)`` gives."""
+
+    def __init__(self, table: Table):
+        self.table, self.features, self.info = table, table.features, table.info
+        self.column_names = table.column_names
+
+    def __iter__(self) -> Any:
+        return (self.table[row] for row in range(N))
+
+
+GOOD: dict[str, Any] = {
     "pictures": Table(FEATURES, image=PICTURES, label=LABELS),
     "not decoded": Table(FEATURES, image=list(map(encoded, PICTURES)), label=LABELS),
     "arrays": Table({"label": ClassLabel()}, image=BYTES.tolist(), label=LABELS),
     "odd names": Table({"a": Image(), "b": ClassLabel()}, a=PICTURES, b=LABELS),
+    "streamed": Streamed(Table({"a": Image(), "b": ClassLabel()}, a=PICTURES, b=LABELS)),
     "transformed": Table(FEATURES, transform, image=PICTURES, label=LABELS),
 }
 

@@ -98,7 +98,11 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "other name": ({"image": PNG, "label": LABELS}, {"image_column": "z"}, "'z' is missing"),
     "other label": ({"image": PNG, "label": LABELS}, {"label_column": "z"}, "'z' is missing"),
     "paths": ({"image": ["a.png"] * N, "label": LABELS}, {}, "expected encoded images"),
-    "no bytes": ({"image": structs([None] * N), "label": LABELS}, {}, "has no image bytes"),
+    "no bytes": (
+        {"image": structs([None] * N), "label": LABELS},
+        {},
+        "has no image bytes, only the path a.png",
+    ),
     "no label there": ({"image": PNG, "label": [0, None, *LABELS[2:]]}, {}, "row 1 has no label"),
     "negative": ({"image": PNG, "label": [0, -1, *LABELS[2:]]}, {}, "image 1 has label -1"),
     "lists": ({"image": PNG, "label": [[1, 1]] * N}, {}, "not one-hot"),
