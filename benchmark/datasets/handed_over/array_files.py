@@ -1,26 +1,21 @@
 """Images and labels as named arrays: a mapping, or a .npz, .npy, .pt or .safetensors file of them.
 
-Nothing is read that could run code: no pickled object is loaded.
+Nothing is read that could run code.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from benchmark.datasets.handed_over.arrays import open_arrays
 from benchmark.datasets.handed_over.given_images import Opened
 from benchmark.datasets.handed_over.names import name_of
 from benchmark.datasets.handed_over.pixels import Say
-from benchmark.errors import UsageError, cause
+from benchmark.datasets.tensor_files import read_tensors
+from benchmark.errors import UsageError
 
-ENDINGS = (".npz", ".npy", ".pt", ".pth", ".safetensors")
 IMAGES = ("images", "x", "image", "data", "imgs")
 LABELS = ("labels", "y", "label", "targets", "target")
 
@@ -29,7 +24,7 @@ def open_array_file(
     path: Path, labels: Any, columns: tuple[str | None, str | None], split: str, say: Say
 ) -> Opened:
     """Open a file of named arrays, of a pair, or, with ``labels``, of images alone."""
-    found = _loaded(path)
+    found = read_tensors(path)
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"images": found[0], "labels": found[1]}
     if isinstance(found, Mapping):
@@ -99,60 +94,3 @@ def _classes(arrays: Mapping[Any, Any]) -> tuple[str, ...] | None:
             if found.ndim == 1 and found.dtype.kind == "U" and len(found):
                 return tuple(found.tolist())
     return None
-
-
-def _loaded(path: Path) -> Any:
-    """Return what a file holds, as its library gives it."""
-    ending = path.suffix.lower()
-    try:
-        if ending == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        if ending == ".npz":
-            return _Lazy(np.load(path, allow_pickle=False), path)
-        if ending == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UsageError:
-        raise
-    except PermissionError:
-        raise UsageError(f"{path}: no permission to read this file") from None
-    except UnpicklingError:
-        raise UsageError(
-            f"{path}: it holds more than tensors, or is damaged: save a mapping of tensors,"
-            ' torch.save({"images": images, "labels": labels}, ...)'
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        EOFError,
-        BadZipFile,
-        KeyError,
-        SafetensorError,
-    ) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path}: not a readable {path.suffix.lower()} file ({cause(error)})")
-
-
-class _Lazy(Mapping[str, Any]):
-    """The arrays of a .npz, each read when it is asked for."""
-
-    def __init__(self, file: Any, path: Path):
-        self.file, self.path = file, path
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return self.file[name]
-        except KeyError:
-            raise
-        except Exception as error:  # pickled objects, or what the archive's layers raise
-            raise _unreadable(self.path, error) from None
-
-    def __iter__(self) -> Any:
-        return iter(self.file.files)
-
-    def __len__(self) -> int:
-        return len(self.file.files)

@@ -16,6 +16,7 @@ from benchmark.datasets.handed_over.pictures import Fit
 from benchmark.datasets.handed_over.pixels import Say
 from benchmark.datasets.handed_over.registered import read_registered
 from benchmark.datasets.handed_over.torch_data import open_dataset
+from benchmark.datasets.tensor_files import SUFFIXES
 from benchmark.errors import UsageError, unknown_name
 from benchmark.registry import DATASETS
 
@@ -73,7 +74,7 @@ def _opened(
     data: Any, labels: Any, fit: Fit, columns: tuple[str | None, str | None], split: str, say: Say
 ) -> Opened:
     path = existing(data) if isinstance(data, str | Path) else None
-    if path is not None and (path.is_dir() or path.suffix.lower() not in array_files.ENDINGS):
+    if path is not None and (path.is_dir() or path.suffix not in SUFFIXES):
         if labels is not None:
             raise UsageError(f"{path} has labels of its own: leave labels= out")
         return _open_pictures(path, fit, columns, split, say)
@@ -106,8 +107,7 @@ def _open_pictures(
         return open_folder_of_classes(path, fit, say)
     if path.suffix.lower() != ".parquet":
         raise UsageError(
-            f"{path}: give a folder, or a file that ends in .parquet,"
-            f" {', '.join(array_files.ENDINGS)}"
+            f"{path}: give a folder, or a file that ends in .parquet, {', '.join(SUFFIXES)}"
         )
     return open_parquet([path], name_of(path), columns, fit, say)
 

@@ -30,7 +30,6 @@ def safetensors(path: Path) -> None:
 
 GOOD: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any]]] = {
     "npz": ("a.npz", lambda path: npz(path, images=BYTES, labels=LABELS), {}),
-    "capitals": ("a.NPZ", lambda path: path.write_bytes(zipped(path)), {}),
     "keras": (
         "a.npz",
         lambda path: npz(path, x_train=OTHER, y_train=[0, 1], x_test=BYTES, y_test=LABELS),
@@ -55,12 +54,6 @@ GOOD: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any]]] = {
 }
 
 
-def zipped(path: Path) -> bytes:
-    other = path.with_name("b.npz")
-    npz(other, images=BYTES, labels=LABELS)
-    return other.read_bytes()
-
-
 @pytest.mark.parametrize("name", GOOD)
 def test_files_of_arrays(name: str, tmp_path: Path) -> None:
     file, write, options = GOOD[name]
@@ -80,13 +73,13 @@ def test_mappings_and_class_names() -> None:
 
 Write = Callable[[Path], Any]
 WRONG: dict[str, tuple[str, Write, dict[str, Any], str]] = {
-    "no zip": ("a.npz", lambda path: path.write_bytes(b"PK no"), {}, "not a readable .npz"),
-    "empty": ("a.npz", lambda path: path.write_bytes(b""), {}, "not a readable .npz"),
+    "no zip": ("a.npz", lambda path: path.write_bytes(b"PK no"), {}, "cannot be read"),
+    "empty": ("a.npz", lambda path: path.write_bytes(b""), {}, "cannot be read"),
     "objects": (
         "a.npz",
         lambda path: npz(path, images=np.array([None, "x"], object), labels=LABELS),
         {},
-        "not a readable .npz file .Object arrays",
+        "cannot be read .ValueError: Object arrays",
     ),
     "no images": ("a.npz", lambda path: npz(path, w=BYTES), {}, "image_column=.* it holds w"),
     "no labels": ("a.npz", lambda path: npz(path, x=BYTES), {}, "label_column=.* it holds x"),
@@ -107,10 +100,15 @@ WRONG: dict[str, tuple[str, Write, dict[str, Any], str]] = {
         "a.pt",
         lambda path: torch.save(TensorDataset(*TENSORS.values()), path),
         {},
-        "more than tensors",
+        "holds more than tensors",
     ),
-    "pt damaged": ("a.pt", lambda path: path.write_bytes(b"\x80\x02no"), {}, "a.pt: "),
-    "pt empty": ("a.pt", lambda path: path.write_bytes(b""), {}, "a.pt: not a readable"),
+    "pt damaged": (
+        "a.pt",
+        lambda path: path.write_bytes(b"\x80\x02no"),
+        {},
+        "a.pt (holds more|cannot be read)",
+    ),
+    "pt empty": ("a.pt", lambda path: path.write_bytes(b""), {}, "a.pt cannot be read"),
     "weights": (
         "a.pt",
         lambda path: torch.save(torch.nn.Linear(2, 2).state_dict(), path),
@@ -121,7 +119,7 @@ WRONG: dict[str, tuple[str, Write, dict[str, Any], str]] = {
         "a.safetensors",
         lambda path: path.write_bytes(b"no"),
         {},
-        "not a readable .safetensors",
+        "cannot be read",
     ),
     "resize": ("a.npz", lambda path: npz(path, x=BYTES), {"resize": 4}, "for files of images"),
     "ending": (
