@@ -5,7 +5,7 @@ times and twice the ball first. How it steps: :mod:`benchmark.attacks.apgd_steps
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,18 @@ class APGD(BudgetAttack):
 
         With targets that is the one that came closest to being misclassified.
         """
+        return self.search(view, x, y, eps=eps, noise=lambda: self.noise(x, generator))
+
+    def search(
+        self, view: AttackView, x: Tensor, y: Tensor, *, eps: Eps, noise: Callable[[], Tensor]
+    ) -> Tensor:
+        """Do what :meth:`run` does from starts that ``noise`` draws, as :meth:`noise` does."""
         radius = per_sample(eps, x)
         best = Best(x, early_stop=self.early_stop, stochastic=view.stochastic)
         for aim in self._aims(view, x, y):
             for _ in range(self.restarts):
                 # Drawn for the whole batch, so that they do not depend on which images have left.
-                start = self._start(x, radius, generator)
+                start = self._start(x, radius, noise())
                 rows = best.remaining
                 if len(rows) == 0:
                     return best.x
@@ -95,13 +101,15 @@ class APGD(BudgetAttack):
         wrong = wrong_classes(view.logits(x), y)
         yield from wrong[:, : self.n_targets].unbind(1)
 
-    def _start(self, x: Tensor, radius: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw points of the border: in l1 of the widest ball, the projection of normal noise."""
+    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the directions of starts from ``x`` (N, C, H, W)."""
         options: dict[str, Any] = {"generator": generator, "device": x.device, "dtype": x.dtype}
         if self.norm == "linf":
-            t = 2 * torch.rand(x.shape, **options) - 1
-            return self._at_border(x, t, radius)
-        t = torch.randn(x.shape, **options)
+            return 2 * torch.rand(x.shape, **options) - 1
+        return torch.randn(x.shape, **options)
+
+    def _start(self, x: Tensor, radius: Tensor, t: Tensor) -> Tensor:
+        """Return points of the border: in l1 of the widest ball, the projection of the noise."""
         if self.norm == "l1":
             return project(x + t, x, (self._balls()[0][0] * radius).flatten(), "l1")
         return self._at_border(x, t, radius)
@@ -120,13 +128,13 @@ class APGD(BudgetAttack):
 
     def _climb(self, view: AttackView, s: Iterates, best: Best, *, targeted: bool) -> None:
         """Do one restart, and offer what lies within the ball to ``best``."""
-        eps = s.eps
-        for times, steps in self._balls():
+        eps, balls = s.eps, self._balls()
+        for times, steps in balls:
             s.eps = times * eps
             s.x_k = project(s.x_k, s.x, s.eps.flatten(), self.norm)
             rule: Steps = Halving(self.norm, steps, self.rho)
             if self.norm == "l1":
-                rule = Sparse(steps, warm=True)
+                rule = Sparse(steps, warm=len(balls) > 1)
             s = self._ascend(view, s, steps, rule, best if times == 1 else None, targeted=targeted)
             s = s.restarted()
 

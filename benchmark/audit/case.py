@@ -44,7 +44,8 @@ class Case:
 
     ``x`` (N, C, H, W) float32 in [0, 1] are the first test images and ``y`` (N,) their labels, on
     the defense's device; ``correct`` (N,) tells which it gets right. ``train_images`` (M, C, H, W)
-    uint8 are all that it was trained on. ``eot`` and ``bpda`` are what the run's attacks used on
+    uint8, or float32 in [0, 1], are all that it is known to be trained on: none of a model that was
+    handed over. ``eot`` and ``bpda`` are what the run's attacks used on
     it, ``inside`` how far inside the box they took gradients. ``curves`` are the run's sweeps of
     this defense, empty before any.
     """

@@ -85,7 +85,7 @@ class ImageDataset:
         """Return the images of ``index`` (all by default) as float32 (n, C, H, W) in [0, 1]."""
         images = self.images if index is None else self.images[index]
         if images.dtype == torch.float32:
-            return images.clone()
+            return images.clone()  # what is done to a batch must not reach the dataset
         return images.to(torch.float32).div_(255)
 
     def to(self, device: torch.device | str) -> "ImageDataset":

@@ -14,17 +14,19 @@ import numpy.typing as npt
 
 from benchmark.hashing import digest_bytes
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 EXPLAINED = "https://arxiv.org/abs/1902.00423"
 
 
 def count_repeats(train: Pixels, test: Pixels) -> dict[str, int]:
-    """Count the images (N, C, H, W) of equal pixels in the two parts, uint8.
+    """Count the images (N, C, H, W) of equal pixels in the two parts, uint8 or float32 in [0, 1].
 
     ``test_in_train``: test images that are training images too; ``within_test`` and
     ``within_train``: images that repeat an earlier one of their part.
     """
+    if train.dtype != test.dtype:
+        train, test = _floats(train), _floats(test)
     # SHA-256 of each image costs less than the sorting of a vectorised comparison, and two images
     # of equal digests are equal.
     learnt, asked = _digests(train), _digests(test)
@@ -34,6 +36,11 @@ def count_repeats(train: Pixels, test: Pixels) -> dict[str, int]:
         "within_test": len(asked) - len(set(asked)),
         "within_train": len(learnt) - len(known),
     }
+
+
+def _floats(images: Pixels) -> Pixels:
+    """Return images as float32 in [0, 1], as a dataset hands them out."""
+    return images if images.dtype == np.float32 else images.astype(np.float32) / np.float32(255)
 
 
 def _digests(images: Pixels) -> list[str]:

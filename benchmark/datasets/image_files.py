@@ -6,7 +6,8 @@ an alpha channel is thrown away, of an animation the first frame is taken.
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -78,31 +79,60 @@ def _decode(data: bytes, info: DatasetInfo, where: str) -> tuple[Pixels, int]:
             f" {width}x{height} pixels"
         )
     orientation = 1
-    try:
-        # Of Pillow's many readers, those that data sets need.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size = image.size
-            # The header tells the size: an image of the wrong one is never decompressed.
-            if size in ((width, height), (height, width)):
-                orientation = _orientation(image)
-                size = size[::-1] if orientation >= 5 else size
-            if size == (width, height):
-                _check_kind(image, data, where)
-                plain = _without_alpha(image, where).convert("L" if channels == 1 else "RGB")
-                upright = plain.transpose(TURNS[orientation]) if orientation > 1 else plain
-                pixels = np.asarray(upright)
-    except UsageError:
-        raise
-    except UnidentifiedImageError:  # its own message shows a memory address
-        raise UsageError(f"{where}: not a readable image (no {' or '.join(FORMATS)})") from None
-    except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ... as well
-        raise UsageError(f"{where}: not a readable image ({cause(error)})") from None
+    # Of Pillow's many readers, those that data sets need.
+    with _decoding(where, FORMATS), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        size = image.size
+        # The header tells the size: an image of the wrong one is never decompressed.
+        if size in ((width, height), (height, width)):
+            orientation = _orientation(image)
+            size = size[::-1] if orientation >= 5 else size
+        if size == (width, height):
+            _check_kind(image, data, where)
+            plain = _without_alpha(image, where).convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(_upright(plain, orientation))
     if size != (width, height):
         raise UsageError(
             f"{where}: the image is {size[0]}x{size[1]} pixels;"
             f" {info.name} needs {width}x{height} (width x height)"
         )
     return pixels.reshape(height, width, channels).transpose(2, 0, 1), orientation
+
+
+def open_picture(
+    data: bytes, where: str, formats: tuple[str, ...] = FORMATS
+) -> tuple[Image.Image, bool]:
+    """Decode an image of any size, in mode L if it is grey and else RGB, and whether it was turned.
+
+    UsageError, with ``where``, as for :func:`decode_image`.
+    """
+    with _decoding(where, formats), Image.open(io.BytesIO(data), formats=formats) as image:
+        return plain_picture(image, where, data)
+
+
+def plain_picture(image: Image.Image, where: str, data: bytes = b"") -> tuple[Image.Image, bool]:
+    """Return an opened image as :func:`open_picture` does; ``data`` are its bytes, if there are."""
+    _check_kind(image, data, where)
+    orientation = _orientation(image)
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    plain = _without_alpha(image, where).convert(mode)
+    return _upright(plain, orientation), orientation > 1
+
+
+@contextmanager
+def _decoding(where: str, formats: tuple[str, ...]) -> Iterator[None]:
+    """Turn what Pillow raises into one clear line."""
+    try:
+        yield
+    except (UsageError, MemoryError):
+        raise
+    except UnidentifiedImageError:  # its own message shows a memory address
+        raise UsageError(f"{where}: not a readable image (no {' or '.join(formats)})") from None
+    except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ... as well
+        raise UsageError(f"{where}: not a readable image ({cause(error)})") from None
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation > 1 else image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -132,7 +162,7 @@ def _check_kind(image: Image.Image, data: bytes, where: str) -> None:
 
 def _bits(image: Image.Image, data: bytes) -> int:
     """Return the bits a channel that a PNG's header tells; Pillow reads 16-bit colours as 8."""
-    if image.format != "PNG":
+    if image.format != "PNG" or not data:
         return 8
     if data[12:16] != b"IHDR":
         raise ValueError("a PNG begins with its header, IHDR")

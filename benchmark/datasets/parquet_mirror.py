@@ -55,38 +55,47 @@ def open_mirror(info: DatasetInfo, files: list[Path]) -> RawSplit:
     """
     check_shards(files)
     check_mirror(files, download_folder().parent / "mirrors")
-    chunks: list[_Chunk] = []
+    chunks: list[Chunk] = []
     labels: list[Rows] = []
     start = 0
     for path in files:
-        with _reading(path), _opened(path) as file:
+        with reading(path), opened(path) as file:
             _check_size(file.metadata, info)
-            column = _image_column(path, file.schema_arrow)
+            column = image_column(path, file.schema_arrow)
             labels.append(_read_labels(path, file, info))
-            first = 0
-            for group in range(file.num_row_groups):
-                n = file.metadata.row_group(group).num_rows
-                chunks.append(_Chunk(path, column, group, start=start, first=first, n=n))
-                start += n
-                first += n
-
-    def encoded(rows: Rows) -> Iterator[tuple[int, bytes, str]]:
-        for chunk in chunks:
-            places = np.flatnonzero((rows >= chunk.start) & (rows < chunk.start + chunk.n))
-            if len(places):
-                found = chunk.encoded(rows[places] - chunk.start)
-                for place, (data, where) in zip(places, found, strict=True):
-                    yield int(place), data, where
+            chunks += chunks_of(path, file, column, start)
+            start += len(labels[-1])
 
     def read(rows: Rows) -> Pixels:
         # One thread: small images spend their time in Pillow's Python, where threads only queue.
-        return decode_images(encoded(rows), len(rows), info)
+        return decode_images(encoded_images(chunks, rows), len(rows), info)
 
     return RawSplit(np.concatenate(labels), read, "mirror")
 
 
+def encoded_images(chunks: "list[Chunk]", rows: Rows) -> Iterator[tuple[int, bytes, str]]:
+    """Yield, chunk by chunk, the place in ``rows``, the encoded image and where it is from."""
+    for chunk in chunks:
+        places = np.flatnonzero((rows >= chunk.start) & (rows < chunk.start + chunk.n))
+        if len(places):
+            found = chunk.encoded(rows[places] - chunk.start)
+            for place, (data, where) in zip(places, found, strict=True):
+                yield int(place), data, where
+
+
+def chunks_of(path: Path, file: pq.ParquetFile, column: str, start: int) -> "list[Chunk]":
+    """Return the row groups of a file whose first row is row ``start`` of the data."""
+    chunks = []
+    first = 0
+    for group in range(file.num_row_groups):
+        n = file.metadata.row_group(group).num_rows
+        chunks.append(Chunk(path, column, group, start=start + first, first=first, n=n))
+        first += n
+    return chunks
+
+
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """A row group: rows [start, start + n) of the split, from row ``first`` of its file on."""
 
     path: Path
@@ -98,20 +107,21 @@ class _Chunk:
 
     def encoded(self, inside: Rows) -> Iterator[tuple[bytes, str]]:
         """Yield the encoded image of each row of ``inside``, and where it is from."""
-        with _reading(self.path), _opened(self.path) as file:
+        with reading(self.path), opened(self.path) as file:
             values = file.read_row_group(self.group, columns=[self.column]).column(0)
             values = values.take(pa.array(inside)).combine_chunks()
         for row, value in zip(inside + self.first, values, strict=True):
-            data = value.as_py()
+            data, note = value.as_py(), ""
             if isinstance(data, dict):
+                note = f", only the path {data['path']}" if data.get("path") else ""
                 data = data["bytes"]
             if data is None:
-                raise UsageError(f"{self.path}: row {row} has no image bytes")
+                raise UsageError(f"{self.path}: row {row} has no image bytes{note}")
             yield data, f"{self.path}: row {row}"
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises about the file at ``path`` into one clear line."""
     try:
         yield
@@ -121,7 +131,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: not a readable Parquet file ({cause(error)})") from None
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def opened(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file; its pages' checksums, where it has any, are verified."""
     check_footer(path)
     return pq.ParquetFile(path, page_checksum_verification=True)
 
@@ -135,8 +146,9 @@ def _check_size(about: pq.FileMetaData, info: DatasetInfo) -> None:
             raise ValueError(f"row group {i} names {group.total_byte_size:,} bytes: too many")
 
 
-def _image_column(path: Path, schema: pa.Schema) -> str:
-    for name in IMAGE_COLUMNS:
+def image_column(path: Path, schema: pa.Schema, names: tuple[str, ...] = IMAGE_COLUMNS) -> str:
+    """Return the first of ``names`` that is a column; UsageError unless it holds encoded images."""
+    for name in names:
         if name in schema.names:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -147,13 +159,13 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
                     " expected encoded images: bytes, or a struct with a field 'bytes'"
                 )
             return name
-    raise _missing(path, "'image' or 'img'", schema)
+    raise missing(path, " or ".join(map(repr, names)), schema)
 
 
 def _read_labels(path: Path, file: pq.ParquetFile, info: DatasetInfo) -> Rows:
     schema = file.schema_arrow
     if "label" not in schema.names:
-        raise _missing(path, "'label'", schema)
+        raise missing(path, "'label'", schema)
     kind = schema.field("label").type
     if not pa.types.is_integer(kind):
         raise UsageError(f"{path}: column 'label' is {kind}, not integer")
@@ -164,6 +176,7 @@ def _read_labels(path: Path, file: pq.ParquetFile, info: DatasetInfo) -> Rows:
     return check_labels(column.to_numpy(), info, str(path))
 
 
-def _missing(path: Path, wanted: str, schema: pa.Schema) -> UsageError:
+def missing(path: Path, wanted: str, schema: pa.Schema) -> UsageError:
+    """Return the error for a column that is not there."""
     found = ", ".join(schema.names) or "none"
     return UsageError(f"{path}: column {wanted} is missing; columns found: {found}")

@@ -22,19 +22,24 @@ SETTINGS = "quick"
 
 STANDARD = "standard"
 
-SQUARE = "torchattacks:Square(n_queries=1000)"
 HOP_SKIP_JUMP = {
     "linf": "art:HopSkipJump(norm='linf', max_iter=20, max_eval=1000, init_eval=10)",
     "l2": "art:HopSkipJump(max_iter=20, max_eval=1000, init_eval=10)",
 }
 
-STANDARD_ATTACKS: Mapping[str, tuple[str, ...]] = {
-    "linf": ("pgd", SQUARE),
-    "l2": ("pgd-l2", "cw"),
-}
-"""By norm: what follows the gradient first, then what asks for scores only."""
+ENSEMBLES = {"linf": "standard", "l2": "standard-l2", "l1": "standard-l1", "l0": "standard-l0"}
+"""By norm: the ensemble that follows the gradient (:mod:`benchmark.attacks.standard`)."""
+
+SQUARES = {"linf": "square", "l2": "square-l2"}
+"""By norm: what asks for scores alone."""
 
 LARGEST: Mapping[tuple[str, str], Fraction] = {
+    ("l1", "grey"): Fraction(10),
+    ("l1", "small"): Fraction(12),
+    ("l1", "large"): Fraction(60),
+    ("l0", "grey"): Fraction(24),
+    ("l0", "small"): Fraction(24),
+    ("l0", "large"): Fraction(48),
     ("linf", "grey"): Fraction(3, 10),
     ("linf", "small"): Fraction(8, 255),
     ("linf", "large"): Fraction(4, 255),
@@ -111,11 +116,17 @@ def attacks_of(
 
 
 def _standard(norm: str, gives: Gives) -> list[str]:
-    """Return the standard attacks: of labels alone HopSkipJump, since Square follows scores."""
-    names = STANDARD_ATTACKS[norm]
-    if gives != "labels":
-        return list(names)
-    return [*(name for name in names if name != SQUARE), HOP_SKIP_JUMP[norm]]
+    """Return the standard attacks: the ensemble, and what can be asked where it has no gradient."""
+    found = [ENSEMBLES[norm]]
+    if gives == "gradients":
+        return found
+    answers = (HOP_SKIP_JUMP if gives == "labels" else SQUARES).get(norm)
+    if answers is None:
+        raise UsageError(
+            f"of this model only {gives} can be had, and no attack in {norm} makes do with them:"
+            " evaluate in linf or l2"
+        )
+    return [*found, answers]
 
 
 def own_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -42,7 +42,8 @@ PICTURES = columns(
     ("difference", pa.binary()),
 )
 """A row per (cell, image), at one eps of each sweep; the columns up to ``distance`` are those of
-the samples table. ``original`` is the clean image, uint8 (C, H, W) in C order; ``difference`` the
+the samples table. ``original`` is the clean image, uint8 (C, H, W) in C order, rounded where the
+data are no multiples of 1/255; ``difference`` the
 attack's image minus it, in pixel units of [0, 1], little-endian float16 (C, H, W). Half precision:
 three digits of each difference, which one grey level (0.004) of a PNG would swallow."""
 
@@ -81,7 +82,8 @@ def pictured_eps(budgets: tuple[float, ...]) -> float:
 def encoded(original: Pixels, adversarial: Pixels) -> dict[str, Any]:
     """Return the image columns of a row, from two images (C, H, W) in [0, 1].
 
-    The clean image came from 8 bits a channel, and goes back to them without loss.
+    A clean image that came from 8 bits a channel goes back to them without loss; another one is
+    rounded to them, for the eye, and the difference stays that of the images themselves.
     """
     channels, height, width = original.shape
     difference = adversarial.astype(np.float64) - original

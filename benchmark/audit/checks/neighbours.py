@@ -116,10 +116,10 @@ def train_test_overlap(case: Case) -> Finding:
     """Tell how many test images are among the training images, up to a grey level."""
     name, known = "train-test-overlap", case.train_images
     if len(known) == 0:
-        return undecided(name, "there are no training images to see", OVERLAP)
-    x = (case.x * 255).round().to(torch.uint8)
+        return undecided(name, "no training images are known", OVERLAP)
+    x = _grey_levels(case.x)
     seen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for part in torch.split(known, AT_ONCE):
+    for part in map(_grey_levels, torch.split(known, AT_ONCE)):
         # A lattice of pixels rules nearly all pairs out.
         near = torch.cdist(_lattice(x), _lattice(part), p=torch.inf) <= 1
         for pairs in torch.split(near.nonzero(), AT_ONCE):
@@ -133,6 +133,11 @@ def train_test_overlap(case: Case) -> Finding:
     )
     reason = f"{share:.0%} of the test images are among the training images"
     return alarm_if(share > OVERLAP, name, share, OVERLAP, evidence, reason)
+
+
+def _grey_levels(images: Tensor) -> Tensor:
+    """Return images as uint8; float ones in [0, 1] are rounded to the nearest level."""
+    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 
 def _lattice(images: Tensor) -> Tensor:

@@ -46,4 +46,6 @@ def load_model(
         if not isinstance(found.model, nn.Module):
             raise UsageError(f"--weights: {text} is no nn.Module that weights could be loaded into")
         load_weights(found.model, weights)
+    if isinstance(found.model, nn.Module):
+        found.model.eval()  # as it is evaluated; a module that was just made is in training mode
     return found

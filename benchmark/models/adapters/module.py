@@ -43,9 +43,8 @@ class ModuleDefense(Defense):
             self.differentiable = False  # type: ignore[misc]
         self.mean: Tensor
         self.std: Tensor
-        for name, values in (("mean", mean), ("std", std)):
-            buffer = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("mean", per_channel(mean), persistent=False)
+        self.register_buffer("std", per_channel(std), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]; float64 in double precision."""
@@ -61,6 +60,11 @@ class ModuleDefense(Defense):
         if self.normalises:
             x = (x - self.mean) / self.std
         return x.to(self.dtype)
+
+
+def per_channel(values: Sequence[float]) -> Tensor:
+    """Return one number, or one per channel, in the shape of a batch of images."""
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
 def unwrapped(module: nn.Module, say: Callable[[str], None]) -> nn.Module:
@@ -167,12 +171,11 @@ def module_defense(
     modes = {part: part.training for part in module.modules()}
     if any(modes.values()):
         say("the model was in training mode: it is evaluated in evaluation mode")
-    # A probe for the number of classes, before they are known; labels are told by their type.
-    probe = ModuleDefense(info(n_classes or 2), module, mean=mean, std=std, dtype=dtype).to(place)
+    asked = (few - per_channel(mean).to(place)) / per_channel(std).to(place)
     module.eval()
     try:
-        answer = first_answer(lambda x: module(probe.normalised(x)), few, "the model")
-        again = first_answer(lambda x: module(probe.normalised(x)), few, "the model")
+        answer = first_answer(module, asked.to(dtype), "the model")
+        again = first_answer(module, asked.to(dtype), "the model")
     finally:
         for part, training in modes.items():
             part.training = training

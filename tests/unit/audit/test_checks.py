@@ -602,6 +602,19 @@ def test_what_a_check_needs_and_lacks_makes_it_undecided(honest):
     assert "no sweep" in answer("flat-in-eps", replace(honest, curves=[])).evidence
 
 
+def test_an_overlap_with_no_known_training_images_is_undecided(honest):
+    found = answer("train-test-overlap", replace(honest, train_images=honest.train_images[:0]))
+    assert found.answer == "undecided"
+    assert "no training images are known" in found.evidence
+
+
+def test_an_overlap_is_seen_between_float_images_too(bench):
+    case = known_images(bench)
+    found = answer("train-test-overlap", replace(case, train_images=case.train_images / 255))
+    assert found.answer == "alarm"
+    assert found.value == 1
+
+
 def test_a_defense_that_fails_under_a_question_has_not_answered(honest):
     class Failing(Around):
         def before(self, x: Tensor) -> Tensor:

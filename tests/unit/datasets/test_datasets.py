@@ -231,12 +231,29 @@ def test_select_head_holdout_and_to() -> None:
 def test_a_dataset_of_the_wrong_kind_is_refused() -> None:
     n = torch.arange(2)
     with pytest.raises(ValueError, match="uint8"):
-        ImageDataset(TINY, torch.rand(2, 1, 4, 6), n, n, "mirror", "", 2)
+        ImageDataset(TINY, torch.rand(2, 1, 4, 6).double(), n, n, "mirror", "", 2)
     images = torch.zeros(2, 1, 4, 6, dtype=torch.uint8)
     with pytest.raises(ValueError, match="labels"):
         ImageDataset(TINY, images, torch.arange(3), n, "mirror", "", 2)
     with pytest.raises(ValueError, match="class names"):
         DatasetInfo("toy", (1, 4, 6), 3, ("a",), augment=False)
+
+
+def test_float_images_are_kept_as_they_are() -> None:
+    images, n = torch.rand(3, 1, 4, 6), torch.arange(3)
+    d = ImageDataset.from_tensors(TINY, images, n, n, source="arrays", n_available=3)
+    x = d.x()
+    assert x.dtype == torch.float32
+    assert torch.equal(x, images)
+    x.zero_()
+    d.x(slice(2)).zero_()  # a batch is the attack's own
+    assert d.images.any()
+    assert torch.equal(d.x(torch.tensor([2, 0])), images[[2, 0]])
+    eight = ImageDataset.from_tensors(
+        TINY, (images * 255).byte(), n, n, source="arrays", n_available=3
+    )
+    assert d.checksum != eight.checksum
+    assert d.select(slice(2)).images.dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

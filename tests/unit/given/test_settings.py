@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.given.settings import HOP_SKIP_JUMP, SQUARE, attacks_of, budgets, own_settings
+from benchmark.given.settings import HOP_SKIP_JUMP, attacks_of, budgets, own_settings
 
 GREY, SMALL, LARGE = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 
@@ -31,6 +31,8 @@ def test_a_number_stands_for_its_quarters_and_a_list_for_itself(eps, expected):
         ("l2", GREY, 2),
         ("l2", SMALL, 0.5),
         ("l2", LARGE, 3),
+        ("l1", SMALL, 12),
+        ("l0", GREY, 24),
     ],
 )
 def test_by_default_it_is_what_the_field_reports(norm, shape, largest):
@@ -45,11 +47,17 @@ def of(asked, gives="gradients", norm="linf"):
 
 
 def test_standard_is_what_the_model_allows():
-    assert of("standard") == ["pgd", SQUARE]
-    assert of("standard", "scores") == ["pgd", SQUARE]
-    assert of("standard", "labels") == ["pgd", HOP_SKIP_JUMP["linf"]]
-    assert of("standard", norm="l2") == ["pgd-l2", "cw"]
-    assert of("fgsm,standard,pgd") == ["fgsm", "pgd", SQUARE]
+    assert of("standard") == ["standard"]
+    assert of("standard", "scores") == ["standard", "square"]
+    assert of("standard", "labels", "l2") == ["standard-l2", named(HOP_SKIP_JUMP["l2"])]
+    assert of("standard", norm="l1") == ["standard-l1"]
+    assert of("fgsm,standard,pgd") == ["fgsm", "standard", "pgd"]
+    with pytest.raises(UsageError, match="no attack in l1 makes do"):
+        of("standard", "scores", "l1")
+
+
+def named(word):
+    return word.replace(",", ", ").replace("  ", " ")
 
 
 def test_another_norm_is_refused():

@@ -45,6 +45,13 @@ def test_pixels_come_back(pair):
     assert found.adversarial.max() <= 1
 
 
+def test_the_difference_of_images_between_grey_levels_is_their_own():
+    original = np.full((1, 2, 2), 10.4 / 255, np.float32)
+    found = decoded(encoded(original, original + np.float32(0.0004)))
+    assert found.original == pytest.approx(10 / 255)
+    assert found.difference == pytest.approx(0.0004, rel=1e-3)
+
+
 def test_a_difference_below_one_grey_level_is_kept():
     original = np.full((1, 2, 2), 10 / 255, np.float32)
     found = decoded(encoded(original, original + np.float32(0.0004)))
