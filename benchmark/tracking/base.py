@@ -24,7 +24,9 @@ JUDGED = ("plain_accuracy", "stronger_accuracy", "headline_accuracy")
 class Tracker(Protocol):
     """One service. It is made without arguments, and imports its library then.
 
-    Whatever a method raises is said in a line, and the tracker is left out from there on.
+    Whatever a method raises is said in a line, and the tracker is left out from there on. A run
+    that is resumed tells only what is new, unless the class has an attribute ``starts_over`` that
+    is true: ``start`` then forgets what there was, and everything is told.
     """
 
     def start(self, run_id: str, settings: Row, folder: Path) -> None:
@@ -59,8 +61,8 @@ def measured(row: Row) -> dict[str, float]:
 
 
 def step(eps: float) -> int:
-    """Return an eps as the whole number that services count it by."""
-    return round(eps * STEPS)
+    """Return an eps as the whole number that services count it by; 0 where a verdict has none."""
+    return round(eps * STEPS) if math.isfinite(eps) else 0
 
 
 def model_name(row: Row) -> str:

@@ -35,9 +35,13 @@ class MLflow:
         )
         if found:
             self._mlflow.start_run(run_id=found[0].info.run_id)
+            there = found[0].data.params
         else:
             self._mlflow.start_run(run_name=run_id, tags={TAG: base.safe(run_id)})
-        self._mlflow.log_params({key: settings[key] for key in PARAMS if key in settings})
+            there = {}
+        # A run that grew has other seeds; MLflow refuses that a parameter changes.
+        new = [key for key in PARAMS if key in settings and key not in there]
+        self._mlflow.log_params({key: settings[key] for key in new})
         self._mlflow.log_dict(dict(settings), "settings.json")
 
     def cell(self, row: Row) -> None:

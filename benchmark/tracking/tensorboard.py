@@ -18,6 +18,8 @@ FOLDER = "tensorboard"
 class TensorBoard:
     """Writes event files into ``tensorboard/`` in the run's folder; a step is eps * 10,000."""
 
+    starts_over = True
+
     def __init__(self) -> None:
         import tensorboard  # torch's own error would name no package
         from torch.utils.tensorboard import SummaryWriter

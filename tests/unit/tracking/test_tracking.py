@@ -14,6 +14,7 @@ from benchmark.results.schema import CELLS
 from benchmark.results.tables import empty_table
 from benchmark.tracking import base
 from benchmark.tracking.loader import METHODS, load_trackers
+from benchmark.tracking.memory import FILE
 from benchmark.tracking.session import tracked
 
 
@@ -81,6 +82,73 @@ def test_a_complete_run_is_told_whole(there):
         pass
     assert notebook.count()["cell"] == len(read_run(run_dir).cells)
     assert notebook.told[0][0] == "start"
+
+
+def log_to(trackers, spec, run_dir):
+    said = []
+    with tracked(trackers, spec, run_dir.parent, said.append) as watch:
+        watch(read_run(run_dir).cells)  # as a run does first with what is there
+    return said
+
+
+def test_a_resumed_run_tells_only_what_is_new_and_says_so(there):
+    run_dir, spec = there
+    cells, first, second = read_run(run_dir).cells, Notebook(), Notebook()
+    with tracked({"a": first}, spec, run_dir.parent, print) as watch:
+        watch(cells.head(3))
+        for name in ("cells.parquet", "verdicts.parquet"):
+            (run_dir / name).rename(run_dir / f"{name}-later")
+    assert first.count() == {"start": 1, "cell": 3, "model": 2, "finish": 1}
+    for name in ("cells.parquet", "verdicts.parquet"):
+        (run_dir / f"{name}-later").rename(run_dir / name)
+    other = Notebook()
+    (line,) = log_to({"a": second, "other": other}, spec, run_dir)
+    assert line.startswith(f"--log a: goes on with {spec.run_id}; the 5 results")
+    new = {"start": 1, "cell": len(cells) - 3, "verdict": 2, "finish": 1}
+    assert second.count() == new
+    assert other.count() == new | {"cell": len(cells), "model": 2}
+    third = Notebook()
+    log_to({"a": third}, spec, run_dir)
+    assert third.count() == {"start": 1, "finish": 1}
+
+
+def test_a_verdict_that_changed_is_told_again(there):
+    run_dir, spec = there
+    log_to({"a": Notebook()}, spec, run_dir)
+    put_audit(run_dir, verdicts=[verdict("madry", "attacked fairly"), verdict("undefended")])
+    again = Notebook()
+    log_to({"a": again}, spec, run_dir)
+    assert again.count() == {"start": 1, "verdict": 1, "finish": 1}
+
+
+def test_what_a_tracker_failed_at_is_told_when_the_run_is_resumed(there):
+    run_dir, spec = there
+    log_to({"a": Broken("model", RuntimeError("no net"))}, spec, run_dir)
+    again = Notebook()
+    log_to({"a": again}, spec, run_dir)
+    assert again.count() == {"start": 1, "model": 2, "verdict": 2, "finish": 1}
+
+
+def test_a_tracker_that_starts_over_is_told_all(there):
+    run_dir, spec = there
+
+    class Afresh(Notebook):
+        starts_over = True
+
+    for _ in range(2):
+        made = Afresh()
+        assert log_to({"a": made}, spec, run_dir) == []
+        assert made.count()["cell"] == len(read_run(run_dir).cells)
+
+
+def test_without_a_readable_memory_all_is_told(there):
+    run_dir, spec = there
+    for damaged in ("{", '{"a": [1]}', "[]"):
+        (run_dir / FILE).write_text(damaged)
+        notebook = Notebook()
+        (line,) = log_to({"a": notebook}, spec, run_dir)
+        assert "trackers.json cannot be read" in line
+        assert notebook.count()["cell"] == len(read_run(run_dir).cells)
 
 
 def test_ctrl_c_ends_the_run_in_the_tracker_too(there):
@@ -156,6 +224,7 @@ def test_names_and_numbers_are_what_every_service_takes():
     assert base.measured({**row, "status": "ok"}) == {"robust_accuracy": 0.5}
     assert base.measured({**row, "status": "failed"}) == {}
     assert base.step(row["eps"]) == 314
+    assert base.step(float("nan")) == 0
     record = {"log": [{"epoch": 2, "loss": 0.5, "lr": None, "note": "x"}, {"loss": 0.25}]}
     assert list(base.epochs(record)) == [(2, {"loss": 0.5}), (2, {"loss": 0.25})]
 
