@@ -70,13 +70,13 @@ def write_leaderboard(
         try:
             own = entries_of(read_run(path))
         except (UsageError, MachineError, OSError, ValueError) as error:
-            unread.append(_shown(f"{path} is left out: {error}"))
+            unread.append(one_line(f"{path} is left out: {error}"))
             continue
         read.append(path)
         entries += [entry for entry in own if not norm or entry.norm == norm]
         if not own:
             unread.append(
-                _shown(f"{path} is left out: no attack at an eps above 0 has finished in it")
+                one_line(f"{path} is left out: no attack at an eps above 0 has finished in it")
             )
     order: Order = "clean" if sort == "clean" else "worst"
     found = standings(entries, eps=eps, sort=order)
@@ -165,11 +165,6 @@ def _report(entry: Entry, folder: Path) -> str:
     if not page.is_file():
         return ""
     return quote(os.fsencode(Path(os.path.relpath(real(page), real(folder))).as_posix()))
-
-
-def _shown(text: str) -> str:
-    """Return ``text`` on one line that any file takes: a folder may be called anything."""
-    return one_line(text).encode(errors="backslashreplace").decode()
 
 
 # --- files -------------------------------------------------------------------------------------
