@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.messages import command_line, reported, say
-from benchmark.cli.options import AsJson, Config, DataDir, Device, Set, parse_changes
+from benchmark.cli.messages import command_line, reported, say, words
+from benchmark.cli.options import AsJson, Config, DataDir, Device, Log, Set, parse_changes
 from benchmark.plugins.time_limit import DEFAULT_SECONDS, check_seconds
 from benchmark.results.audit_words import LEVELS, check_level
 
@@ -70,6 +70,7 @@ def evaluate(
     ] = DEFAULT_SECONDS,
     out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
     set_: Set = None,
+    log: Log = "",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +82,10 @@ def evaluate(
     from benchmark.given.evaluate import evaluate_subject, spec_of
     from benchmark.given.source import Source, absolute, as_plain
     from benchmark.progress import ConsoleProgress, Progress
+    from benchmark.tracking.loader import load_trackers
+    from benchmark.tracking.session import tracked
 
+    trackers = load_trackers(words(log))
     progress = Progress() if as_json else ConsoleProgress()
     source = Source(
         model=model,
@@ -103,26 +107,28 @@ def evaluate(
     subject = source.subject(progress.say)
     spec = spec_of(subject, norm=norm, eps=eps or None, attacks=attacks, seed=seed, changes=changes)
     progress.say(f"run folder: {out / spec.run_id}")
-    try:
-        found = evaluate_subject(
-            subject,
-            spec,
-            audit=audit,
-            out=out,
-            progress=progress,
-            time_limit=time_limit,
-            command=command_line(),
-        )
-    finally:
-        if (out / spec.run_id).is_dir():  # the command audit goes on with it, also after Ctrl-C
-            source.write(out / spec.run_id)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        typer.echo(repr(found))
-    went_well = reported(found.report, found.run.path)
-    failed = int((found.run.cells["status"] == "failed").sum())
-    if failed:
-        say(f"{failed} of {len(found.run.cells)} cells failed; the report says why")
-    if failed or not went_well:
-        raise typer.Exit(1)
+    with tracked(trackers, spec, out, progress.say) as watch:
+        try:
+            found = evaluate_subject(
+                subject,
+                spec,
+                audit=audit,
+                out=out,
+                progress=progress,
+                time_limit=time_limit,
+                command=command_line(),
+                watch=watch,
+            )
+        finally:
+            if (out / spec.run_id).is_dir():  # the command audit goes on with it, also after Ctrl-C
+                source.write(out / spec.run_id)
+        if as_json:
+            typer.echo(json.dumps(found.to_dict(), indent=2))
+        else:
+            typer.echo(repr(found))
+        went_well = reported(found.report, found.run.path)
+        failed = int((found.run.cells["status"] == "failed").sum())
+        if failed:
+            say(f"{failed} of {len(found.run.cells)} cells failed; the report says why")
+        if failed or not went_well:
+            raise typer.Exit(1)

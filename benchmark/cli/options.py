@@ -44,6 +44,13 @@ NoCache = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Log = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated services that each result is logged to: wandb, mlflow, trackio,"
+        " tensorboard or package.module:Class; those that are installed."
+    ),
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of Parquet mirrors; else BENCHMARK_DATA_DIR.")
 ]

@@ -13,6 +13,7 @@ from benchmark.cli.options import (
     Dataset,
     Device,
     Eps,
+    Log,
     NTrain,
     Out,
     Preset,
@@ -100,6 +101,7 @@ def run(
         ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="With --add: the run's folder.")] = None,
+    log: Log = "",
     config: Config = None,
 ) -> None:
     """Train the defenses, attack them over the eps sweep, write the tables and the report."""
@@ -119,9 +121,12 @@ def run(
     from benchmark.execution.unused_changes import remarks_on_changes
     from benchmark.execution.unused_options import remarks
     from benchmark.progress import ConsoleProgress
+    from benchmark.tracking.loader import load_trackers
+    from benchmark.tracking.session import tracked
     from benchmark.training.model_cache import private_cache
     from benchmark.training.supply import Trained
 
+    trackers = load_trackers(words(log))
     device_asked, device = device, choose_device(device)
     supply = Trained(data_dir)
     chosen = preset or ("paper" if device == "cuda" else "quick")
@@ -188,36 +193,38 @@ def run(
             say("this run was grown since: what was added is part of it")
             spec = whole
     say(f"run folder: {out / spec.run_id}")
-    with private_cache(no_cache):
-        result = run_spec(
-            spec,
-            out=out,
-            command=command_line(),
-            progress=ConsoleProgress(),
-            supply=supply,
-            time_limit=time_limit,
-            audit=audit != "off",
-            retrain=no_cache,
-        )
-        if audit == "full":
-            audit_full(result.path, progress=ConsoleProgress(), supply=supply)
-    if result.was_complete:
-        say("complete: every cell of this run is there; nothing was computed")
-    print_accuracies(result.cells)
-    if told := audit_line(result.path):
-        say(told)
-    page = result.path / "report" / "report.html"
+    with tracked(trackers, spec, out, say) as watch:
+        with private_cache(no_cache):
+            result = run_spec(
+                spec,
+                out=out,
+                command=command_line(),
+                progress=ConsoleProgress(),
+                supply=supply,
+                time_limit=time_limit,
+                audit=audit != "off",
+                retrain=no_cache,
+                watch=watch,
+            )
+            if audit == "full":
+                audit_full(result.path, progress=ConsoleProgress(), supply=supply)
+        if result.was_complete:
+            say("complete: every cell of this run is there; nothing was computed")
+        print_accuracies(result.cells)
+        if told := audit_line(result.path):
+            say(told)
+        page = result.path / "report" / "report.html"
 
-    def write() -> Path:
-        if result.was_complete and is_newer(page, *result.path.glob("*.parquet")):
-            return page
+        def write() -> Path:
+            if result.was_complete and is_newer(page, *result.path.glob("*.parquet")):
+                return page
 
-        from reports.html import write_report
+            from reports.html import write_report
 
-        return write_report([result.path])
+            return write_report([result.path])
 
-    went_well = reported(write, result.path)
-    if result.n_failed:
-        say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
-    if result.n_failed or not went_well:
-        raise typer.Exit(1)
+        went_well = reported(write, result.path)
+        if result.n_failed:
+            say(f"{result.n_failed} of {len(result.cells)} cells failed; the report says why")
+        if result.n_failed or not went_well:
+            raise typer.Exit(1)

@@ -52,6 +52,13 @@ from benchmark.training.supply import TRAINED, Sets, Supply
 
 Result = TypeVar("Result")
 
+Watch = Callable[[pd.DataFrame], None]
+"""Told of rows of cells.parquet that are on disk."""
+
+
+def unwatched(_: pd.DataFrame) -> None:
+    """Tell nobody."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -78,6 +85,7 @@ def run(
     audit: bool = True,
     retrain: bool = False,
     keep_images: bool = False,
+    watch: Watch = unwatched,
 ) -> RunResult:
     """Run what is still missing of ``spec`` under ``out`` and return its result.
 
@@ -88,6 +96,8 @@ def run(
     With ``audit`` each defense is audited after its attacks (:mod:`benchmark.audit.basic`); with
     ``keep_images`` the nearest adversarial image of each sample is kept
     (:mod:`benchmark.results.adversarial_images`).
+
+    ``watch`` is told of the cells that are there before anything is computed, then of each sweep's.
 
     Rows whose defense has changed since, or whose model comes out otherwise when it is trained
     again, are computed again, and a line says so; other images are refused. ``retrain`` takes up
@@ -108,15 +118,15 @@ def run(
         folder.tidy()
         folder.repair(progress)
         _drop_stale(folder, supply, sets, progress)
+        watch(folder.cells)
         limits = Limits(time_limit, progress, set(failed))
         families = {(attack.name, attack.library): _family(attack) for attack in spec.attacks}
         for planned in pending_work(folder, failed, everything=retrain):
             work = left(folder, planned)
             if work is None:
                 continue
-            row = _Row(
-                folder, about, families, work.seed, work.defense, progress, limits, keep_images
-            )
+            settings = (progress, limits, keep_images, watch)
+            row = _Row(folder, about, families, work.seed, work.defense, *settings)
             row.run(work, supply, sets, audit=audit)
             if not all(map(intact, sets)):  # a plugin changed them in place
                 sets = supply.images(spec)
@@ -175,6 +185,7 @@ class _Row:
     progress: Progress
     limits: Limits
     keep_images: bool
+    watch: Watch
 
     def run(self, work: Work, supply: Supply, sets: Sets, *, audit: bool) -> None:
         """Get the model, ask it about clean images and run the attacks that are missing."""
@@ -384,6 +395,7 @@ class _Row:
             self.progress.say(
                 f"{self.folder.path} was deleted meanwhile: written again from memory"
             )
+        self.watch(table)
 
 
 def _family(attack: AttackSpec) -> str | None:

@@ -19,7 +19,7 @@ from benchmark.datasets.handed_over import read_images
 from benchmark.errors import UsageError, unknown_name
 from benchmark.evaluation.scoring import CleanPredictions
 from benchmark.execution.audit_run import audit_full
-from benchmark.execution.runner import run
+from benchmark.execution.runner import Watch, run, unwatched
 from benchmark.given.evaluation import Evaluation
 from benchmark.given.remarks import clean_remark
 from benchmark.given.settings import PRESET, attacks_of, budgets, own_settings
@@ -228,6 +228,7 @@ def evaluate_subject(
     progress: Progress,
     time_limit: float = 0.0,
     command: str = "benchmark.evaluate",
+    watch: Watch = unwatched,
 ) -> Evaluation:
     """Run what is missing of ``spec``, audit it, and read the result."""
     keeper = TemporaryDirectory(prefix="defensebench-") if out is None else None
@@ -242,6 +243,7 @@ def evaluate_subject(
         time_limit=time_limit,
         audit=audit != "off",
         keep_images=True,
+        watch=watch,
     )
     if audit == "full":
         audit_full(result.path, progress=progress, supply=supply)

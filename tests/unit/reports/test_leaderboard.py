@@ -179,6 +179,8 @@ def test_a_damaged_folder_is_told_and_the_rest_is_ranked(two, tmp_path):
     told = zip(made.unread, (two[1], tmp_path / "none"), strict=True)
     assert all(line.startswith(f"{path} is left out: ") for line, path in told)
     assert "is left out" in Page(made.page.read_text("utf-8")).words
+    odd = write_leaderboard([*two, tmp_path / "\udcff\n"], tmp_path / "board")
+    assert "\\udcff" in odd.page.read_text("utf-8")
     with pytest.raises(UsageError, match=r"nothing to rank; .*none is left out"):
         write_leaderboard([tmp_path / "none"])
 
