@@ -151,7 +151,7 @@ BAD = {
     "leaderboard": [
         ("no_such_folder",),
         ("no_such_folder", "--eps", "0"),
-        ("no_such_folder", "--norm", "l1"),
+        ("no_such_folder", "--norm", "lp"),
         ("no_such_folder", "--sort", "best"),
     ],
     "run": [
