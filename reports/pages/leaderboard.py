@@ -54,7 +54,7 @@ def write_leaderboard(
     """Rank the models of ``run_dirs``; write leaderboard.html, .md and .csv into ``out``.
 
     Without ``out`` that is ``leaderboard-<hash of the runs>/`` within the first run's folder.
-    ``norm`` (both by default) and ``eps`` choose what is ranked, ``sort`` is ``worst`` or
+    ``norm`` (all by default) and ``eps`` choose what is ranked, ``sort`` is ``worst`` or
     ``clean``. Folders that are no run, or damaged, are left out and told. UsageError if nothing is
     left to rank.
     """

@@ -188,7 +188,7 @@ def test_a_damaged_folder_is_told_and_the_rest_is_ranked(two, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "l1"}, "norm 'l1'"),
+        ({"norm": "lp"}, "norm 'lp'"),
         ({"sort": "best"}, "order 'best'"),
         ({"eps": (0.0, 0.1)}, "eps above 0"),
         ({"eps": (0.123,)}, "nothing to rank; .*not attacked at l"),
