@@ -20,5 +20,5 @@ def test_it_is_not_compared_with_the_papers_protocol(tmp_path):
     run_dir = fake_run(tmp_path, spec, codes=())
     words = Page(write_report([run_dir]).read_text("utf-8")).words
     assert "mine, handed over as it is" in words
-    for said in ("paper’s protocol", "for training", "s training", "departs from the paper"):
+    for said in ("paper’s protocol", "for training", "0 s training", "departs from the paper"):
         assert said not in words
