@@ -13,7 +13,7 @@ def leaderboard(
     run_dirs: Annotated[
         list[Path], typer.Argument(help="Folders that run or evaluate made, damaged ones as well.")
     ],
-    norm: Annotated[str, typer.Option(help="linf or l2; both by default.")] = "",
+    norm: Annotated[str, typer.Option(help="linf, l2, l1 or l0; all by default.")] = "",
     eps: Annotated[
         str, typer.Option(help="Budgets such as 4/255,8/255; up to three that all share.")
     ] = "",

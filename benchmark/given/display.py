@@ -81,7 +81,7 @@ def as_html(found: "Evaluation") -> str:
     lost = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in _lost(found))
     colour = COLOURS.get(found.verdict.word, "#57606a")
     word = escape(found.verdict.word or "not audited")
-    why = escape("; ".join(found.verdict.reasons or found.verdict.remarks))
+    why = escape(found.verdict.why)
     return (
         '<div style="max-width:60em">'
         f"<p><strong>{escape(headline(found))}</strong></p>{_curve(found)}"

@@ -29,6 +29,8 @@ from benchmark.models.contract import check_answers
 from benchmark.models.defense import Defense
 from benchmark.progress import ConsoleProgress, Progress
 from benchmark.results.audit_words import LEVELS, check_level
+from benchmark.tracking.loader import load_trackers
+from benchmark.tracking.session import tracked
 
 Channels = Sequence[float] | float | None
 
@@ -53,6 +55,7 @@ def evaluate(
     name: str = "",
     verbose: bool = True,
     time_limit: float = 0.0,
+    log: str | Sequence[str] = (),
     **reading: Any,
 ) -> Evaluation:
     """Attack a trained ``model`` on ``data`` over a range of eps and say how sure each number is.
@@ -86,6 +89,8 @@ def evaluate(
         name: how the model is called in the results; its class by default.
         verbose: whether progress is said on standard error.
         time_limit: seconds that one cell's attack may take; 0 for any.
+        log: trackers that are told of each result, such as ``"tensorboard"`` or ``"wandb"``; needs
+            ``out``.
         **reading: ``split``, ``resize``, ``crop``, ``data_dir``, ``image_column``,
             ``label_column`` for the kinds of data that have them.
 
@@ -96,6 +101,9 @@ def evaluate(
     """
     say = ConsoleProgress() if verbose else Progress()
     check_level(audit, ("off", *LEVELS))
+    trackers = load_trackers([log] if isinstance(log, str) else log)
+    if trackers and out is None:
+        raise UsageError("log: what is logged has to be kept: name a folder with out=")
     with left_alone(model):
         subject = prepare(
             model,
@@ -112,9 +120,16 @@ def evaluate(
             **reading,
         )
         spec = spec_of(subject, norm=norm, eps=eps, attacks=attacks, seed=seed)
-        return evaluate_subject(
-            subject, spec, audit=audit, out=out, progress=say, time_limit=time_limit
-        )
+        with tracked(trackers, spec, Path(out or "."), say.say) as watch:
+            return evaluate_subject(
+                subject,
+                spec,
+                audit=audit,
+                out=out,
+                progress=say,
+                time_limit=time_limit,
+                watch=watch,
+            )
 
 
 @dataclass(frozen=True)

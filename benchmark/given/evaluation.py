@@ -39,8 +39,13 @@ class EvaluationVerdict:
     def __str__(self) -> str:
         if not self.word:
             return "not audited"
-        why = "; ".join(self.reasons or self.remarks)
-        return f"{self.word} ({self.level} audit)" + (f": {why}" if why else "")
+        return f"{self.word} ({self.level} audit)" + (f": {self.why}" if self.why else "")
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line; of an undecided verdict, what is missing."""
+        listed = "; ".join(self.reasons or self.remarks)
+        return f"what is missing is {listed}" if listed and self.word == "undecided" else listed
 
 
 @dataclass(frozen=True, eq=False)

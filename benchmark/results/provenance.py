@@ -30,7 +30,7 @@ def provenance(
         "package_version": __version__,
         "dataset": {
             "name": spec.dataset,
-            "source": train_set.source,
+            "source": train_set.source if len(train_set) else test_set.source,
             "train_checksum": train_set.checksum,
             "test_checksum": test_set.checksum,
             "n_train_available": train_set.n_available,

@@ -54,7 +54,7 @@ def write_leaderboard(
     """Rank the models of ``run_dirs``; write leaderboard.html, .md and .csv into ``out``.
 
     Without ``out`` that is ``leaderboard-<hash of the runs>/`` within the first run's folder.
-    ``norm`` (both by default) and ``eps`` choose what is ranked, ``sort`` is ``worst`` or
+    ``norm`` (all by default) and ``eps`` choose what is ranked, ``sort`` is ``worst`` or
     ``clean``. Folders that are no run, or damaged, are left out and told. UsageError if nothing is
     left to rank.
     """
@@ -70,12 +70,14 @@ def write_leaderboard(
         try:
             own = entries_of(read_run(path))
         except (UsageError, MachineError, OSError, ValueError) as error:
-            unread.append(f"{path} is left out: {one_line(str(error))}")
+            unread.append(one_line(f"{path} is left out: {error}"))
             continue
         read.append(path)
         entries += [entry for entry in own if not norm or entry.norm == norm]
         if not own:
-            unread.append(f"{path} is left out: no attack at an eps above 0 has finished in it")
+            unread.append(
+                one_line(f"{path} is left out: no attack at an eps above 0 has finished in it")
+            )
     order: Order = "clean" if sort == "clean" else "worst"
     found = standings(entries, eps=eps, sort=order)
     if not found.rankings:
@@ -162,7 +164,7 @@ def _report(entry: Entry, folder: Path) -> str:
     page = entry.run.path / "report" / "report.html"
     if not page.is_file():
         return ""
-    return quote(Path(os.path.relpath(real(page), real(folder))).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(real(page), real(folder))).as_posix()))
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def make(context: RunContext) -> Section:
     """Return the section at the top of the run."""
     run, spec = context.run, context.run.spec
     counts = _counts(context.cells)
-    differences = [_deviation(difference, spec) for difference in deviations(spec)]
+    differences = [_deviation(d, spec) for d in deviations(spec)] if spec.trains else []
     view = {
         "counts": [(word, STATUS_WORDS[word], counts[word]) for word in STATUS_WORDS],
         "warnings": [*filter(None, [_verdict(counts).words]), *_oddities(run)],
@@ -47,11 +47,12 @@ def make(context: RunContext) -> Section:
         "origin": _origin(run, context.cells),
         "reasons": _reasons(context.cells),
         "shown": SHOWN,
+        "is_papers": spec.trains,
         "preset": PRESET,
-        "dataset": unknown_dataset(spec.dataset),
+        "dataset": unknown_dataset(spec.dataset) if spec.trains else "",
         "headlines": _headlines(differences),
         "deviations": differences,
-        "departures": departures(spec),
+        "departures": departures(spec) if spec.trains else [],
         "sources": SOURCES,
         "open": _left_open(spec),
     }
@@ -165,16 +166,23 @@ def _facts(run: Run, cells: pd.DataFrame) -> list[tuple[str, str]]:
     dataset = mapping(mapping(run.provenance).get("dataset"))
     seconds = float(cells["seconds"].fillna(0).sum())
     training = sum(m.train_seconds for m in run.models if is_number(m.train_seconds))
+    images = f"{_of(spec.n_test, dataset.get('n_test_available'))} for testing"
+    times = f"{_duration(seconds)} attacking"
+    if spec.trains:
+        images = f"{_of(spec.n_train, dataset.get('n_train_available'))} for training, {images}"
+        times = f"{_duration(training)} training, {times}"
+        setting = ("Preset", spec.preset + (f", study {spec.study}" if spec.study else ""))
+    else:
+        setting = ("Model", f"{spec.defenses[0].name}, handed over as it is")
     return [
         ("Dataset", f"{spec.dataset}, from {dataset.get('source') or UNKNOWN}"),
-        ("Images", f"{_of(spec.n_train, dataset.get('n_train_available'))} for training, "
-         f"{_of(spec.n_test, dataset.get('n_test_available'))} for testing"),
+        ("Images", images),
         ("Attacked images per cell", _attacked(cells, spec)),
-        ("Preset", spec.preset + (f", study {spec.study}" if spec.study else "")),
+        setting,
         *([("Sweep", "every image from scratch at every eps")] if spec.exact else []),
         ("Seeds", listed(spec.seeds)),
         ("Device", _device(run, cells)),
-        ("Time", f"{_duration(training)} training, {_duration(seconds)} attacking"),
+        ("Time", times),
         ("Started", str(mapping(run.provenance).get("started") or UNKNOWN)),
     ]  # fmt: skip
 

@@ -233,8 +233,10 @@ def parameters(callback) -> list[Parameter]:
     found = []
     for name, given_ in inspect.signature(callback).parameters.items():
         kind, about = get_args(hints[name])
+        if type(None) in get_args(kind):
+            (kind,) = {*get_args(kind)} - {type(None)}
         several = getattr(kind, "__origin__", None) is list
-        (kind,) = {*(get_args(kind) or (kind,))} - {type(None)}
+        (kind,) = get_args(kind) or (kind,)
         argument = isinstance(about, typer.models.ArgumentInfo)
         found.append(Parameter(name, kind, argument, several, given_.default is given_.empty))
     return found

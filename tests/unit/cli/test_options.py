@@ -11,6 +11,7 @@ import pytest
 import typer.main
 from paths import ROOT
 
+import defensebench_pytest
 from benchmark.cli import app
 from benchmark.execution.plan import plan
 
@@ -27,12 +28,18 @@ COMMANDS = {
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
 }
 
+COMMANDS["pytest"] = {*defensebench_pytest.OPTIONS}
+
 # Modules that serve one command; what others say, `run` says too, under its own options.
 OF = {
     "benchmark/execution/audit_run.py": "audit",
     "benchmark/crosscheck/": "crosscheck",
     "benchmark/dimension": "dimension",
     "benchmark/speed": "speed",
+    "benchmark/testing/": "pytest",
+    "benchmark/given/": "evaluate",
+    "benchmark/models/adapters/": "evaluate",
+    "benchmark/models/answer": "evaluate",
     "reports/pages/crosscheck.py": "crosscheck",
     "reports/pages/speed.py": "speed",
     "reports/pages/leaderboard.py": "leaderboard",
@@ -151,7 +158,7 @@ BAD = {
     "leaderboard": [
         ("no_such_folder",),
         ("no_such_folder", "--eps", "0"),
-        ("no_such_folder", "--norm", "l1"),
+        ("no_such_folder", "--norm", "lp"),
         ("no_such_folder", "--sort", "best"),
     ],
     "run": [

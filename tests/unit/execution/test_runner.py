@@ -491,3 +491,19 @@ def test_the_global_random_state_is_untouched(go):
     state = torch.get_rng_state()
     go()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_watcher_is_told_of_rows_once_they_are_on_disk(tmp_path):
+    told = []
+
+    def watch(rows):
+        path = tmp_path / "runs" / SPEC.run_id
+        there = len(read_run(path).cells) if len(rows) else 0
+        told.append((len(rows), there))
+
+    options = {"out": tmp_path / "runs", "command": "", "progress": Progress(), "audit": False}
+    runner.run(SPEC, **options, watch=watch)
+    assert told == [(0, 0), (3, 3), (3, 6)]
+    told.clear()
+    runner.run(SPEC, **options, watch=watch)  # complete: nobody computes, nobody is told
+    assert told == []

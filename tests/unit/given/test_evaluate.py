@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -244,6 +245,7 @@ WRONG = {
     "other norm": ({"attacks": "pgd-l2"}, "is one in l2, and the evaluation is in linf"),
     "audit": ({"audit": "deep"}, "unknown audit level"),
     "argument": ({"resise": 4}, "did you mean 'resize'"),
+    "log": ({"log": "tensorbord"}, "did you mean 'tensorboard'"),
     "n": ({"n": 0}, "at least 1"),
     "too many": ({"n": N + 1}, str(N)),
 }
@@ -255,6 +257,25 @@ def test_a_mistake_gets_one_line(name, data):
     with pytest.raises(UsageError, match=line) as caught:
         go(Brightness(), data, **options)
     assert "\n" not in str(caught.value)
+
+
+class Listener:
+    """A tracker that remembers what it was told."""
+
+    told: ClassVar[list[str]] = []
+
+    def __getattr__(self, method):
+        return lambda *words: self.told.append(method)
+
+
+def test_trackers_are_told(data, tmp_path):
+    listener = f"{__name__}:Listener"
+    with pytest.raises(UsageError, match="name a folder with out="):
+        go(Brightness(), data, attacks="pgd", n=4, log=listener)
+    go(Brightness(), data, attacks="pgd", n=4, log=listener, out=tmp_path, audit="off")
+    assert Listener.told[0] == "start"
+    assert Listener.told.count("cell") == len(EPS)
+    assert Listener.told[-1] == "finish"
 
 
 def test_the_images_are_kept_beside_the_tables(data, tmp_path):

@@ -179,6 +179,8 @@ def test_a_damaged_folder_is_told_and_the_rest_is_ranked(two, tmp_path):
     told = zip(made.unread, (two[1], tmp_path / "none"), strict=True)
     assert all(line.startswith(f"{path} is left out: ") for line, path in told)
     assert "is left out" in Page(made.page.read_text("utf-8")).words
+    odd = write_leaderboard([*two, tmp_path / "\udcff\n"], tmp_path / "board")
+    assert "\\udcff" in odd.page.read_text("utf-8")
     with pytest.raises(UsageError, match=r"nothing to rank; .*none is left out"):
         write_leaderboard([tmp_path / "none"])
 
@@ -186,7 +188,7 @@ def test_a_damaged_folder_is_told_and_the_rest_is_ranked(two, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "l1"}, "norm 'l1'"),
+        ({"norm": "lp"}, "norm 'lp'"),
         ({"sort": "best"}, "order 'best'"),
         ({"eps": (0.0, 0.1)}, "eps above 0"),
         ({"eps": (0.123,)}, "nothing to rank; .*not attacked at l"),
