@@ -23,7 +23,10 @@ def export(
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="File; of robustbench also a folder, for a file per model. Else shown."),
+        typer.Option(
+            help="A file .yaml or .json; any other name is a folder, for a file per model. Else"
+            " shown."
+        ),
     ] = None,
 ) -> None:
     """Write a run's numbers as a model card's model-index or as RobustBench's fields."""

@@ -10,14 +10,39 @@ from typing import Any
 from benchmark.results.run import Run
 from reports.exports.yaml_text import to_yaml
 from reports.pages.standings import Entry, entries_of
+from reports.section import slug
 from reports.tables import grid
+
+DIGITS = 6  # one image of a million
+EPS_DIGITS = 9  # 8/255 is found again
+
+SEVERAL = "# {} models; a model card takes one: export --out FOLDER writes a file for each\n"
 
 Metric = dict[str, Any]
 
 
 def model_index_yaml(run: Run) -> str:
-    """Return the YAML that goes between the ``---`` lines above a model card's text."""
-    return to_yaml(model_index(run))
+    """Return the YAML that goes between the ``---`` lines above a model card's text.
+
+    A card is of one model; where the run has several, a comment says so.
+    """
+    found = model_index(run)
+    several = len(found["model-index"])
+    return (SEVERAL.format(several) if several > 1 else "") + to_yaml(found)
+
+
+def model_index_files(run: Run) -> dict[str, str]:
+    """Return the YAML of each defense's own card, by a file's name.
+
+    huggingface_hub takes all that a card's model-index holds for results of its last model.
+    """
+    found: dict[str, str] = {}
+    for model in model_index(run)["model-index"]:
+        path = f"{slug(model['name']) or 'model'}.yaml"
+        while path in found:  # two names may become the same file's
+            path = f"{path.removesuffix('.yaml')}-2.yaml"
+        found[path] = to_yaml({"model-index": [model]})
+    return found
 
 
 def model_index(run: Run) -> dict[str, Any]:
@@ -75,14 +100,16 @@ def _counts(row: Mapping[Any, Any]) -> dict[str, int]:
 
 
 def _metric(kind: str, name: str, value: float, args: Mapping[str, Any]) -> Metric:
-    plain = {key: _plain(item) for key, item in args.items()}
-    return {"type": kind, "value": _plain(value), "name": name, "args": plain}
+    plain = {
+        key: _plain(item, EPS_DIGITS if key == "eps" else DIGITS) for key, item in args.items()
+    }
+    return {"type": kind, "value": _plain(value, DIGITS), "name": name, "args": plain}
 
 
-def _plain(value: Any) -> Any:
-    """Return a number of pandas as Python's; a float rounded beyond what decides anything."""
+def _plain(value: Any, digits: int) -> Any:
+    """Return a number of pandas as Python's; a float with so many digits after the point."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 9)
+        return None if math.isnan(value) else round(value, digits)
     return value

@@ -14,13 +14,16 @@ from benchmark.config.eps import GREY
 from benchmark.config.threat import eps_key, same_eps
 from benchmark.errors import UsageError
 from benchmark.results.run import Run
-from reports.pages.standings import Entry, entries_of
+from reports.pages.standings import Entry, Share, entries_of
 from reports.section import slug
 from reports.tables import grid
 
 THREATS = {"linf": "Linf", "l2": "L2"}
 CUSTOMARY = {"linf": 8 / GREY, "l2": 0.5}
 """The eps of RobustBench's leaderboards on small colour images."""
+
+OWN = "defensebench"
+"""The field of what is not RobustBench's; the 95 % interval is Wilson's, over the images."""
 
 Fields = dict[str, Any]
 
@@ -80,6 +83,22 @@ def _fields(run: Run, entry: Entry, eps: float) -> Fields:
         "autoattack_acc": _autoattack(run, entry, eps),
         "footnote": footnote,
         "unreliable": _unreliable(entry),
+        OWN: _own(run, entry, share),
+    }
+
+
+def _own(run: Run, entry: Entry, share: Share) -> Fields:
+    """Return what RobustBench has no field for."""
+    return {
+        "run_id": run.run_id,
+        "date": entry.date or None,
+        "norm": entry.norm,
+        "attacks": list(entry.attacks),
+        "n_images": share.n,
+        "seeds": entry.seeds,
+        "reported_low": _percent(share.low),
+        "reported_high": _percent(share.high),
+        "verdict": entry.verdict,
     }
 
 

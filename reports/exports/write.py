@@ -6,7 +6,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.io.atomic import write_atomic
 from benchmark.machine_errors import cannot_write
 from benchmark.results.run import read_run
-from reports.exports.model_index import model_index, model_index_yaml
+from reports.exports.model_index import model_index, model_index_files, model_index_yaml
 from reports.exports.robustbench import robustbench_files, robustbench_json
 
 FORMS = ("model-index", "robustbench")
@@ -17,10 +17,11 @@ def export_run(
 ) -> tuple[str, list[Path]]:
     """Return the run in ``form``, one of :data:`FORMS`, and the files that hold it.
 
-    ``out`` is a file; of ``robustbench`` also a folder (any name that does not end in .json), which
-    then holds a file per model and norm in RobustBench's layout. ``eps`` is the one budget of
-    ``robustbench``. UsageError for an unknown form, a folder that is no run, or one that has no
-    result; UsageError or MachineError where nothing can be written.
+    ``out`` is a file if its name ends in .yaml, .yml or .md, of ``robustbench`` in .json. Else it
+    is a folder, which then holds a file per model, of ``robustbench`` per model and norm in its
+    layout. ``eps`` is the one budget of ``robustbench``. UsageError for an unknown form, a folder
+    that is no run, or one that has no result; UsageError or MachineError where nothing can be
+    written.
     """
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
@@ -31,7 +32,10 @@ def export_run(
         if not model_index(run)["model-index"]:
             raise UsageError(f"{run.run_id}: no cell of it is ok; nothing to export")
         text = model_index_yaml(run)
-        files = {out: text} if out else {}
+        if out is None or out.suffix.lower() in (".yaml", ".yml", ".md"):
+            files = {out: text} if out else {}
+        else:
+            files = {out / name: own for name, own in model_index_files(run).items()}
     else:
         found = robustbench_files(run, eps)
         text = robustbench_json(found)

@@ -102,6 +102,10 @@ def test_robustbench_fields_of_one_model():
     low = wilson_interval(4, 8)[0]
     assert f"95% interval {100 * low:.2f}" in fields["footnote"]
     assert fields["unreliable"] is None
+    own = fields["defensebench"]
+    assert (own["norm"], own["n_images"], own["verdict"]) == ("linf", 8, "not audited")
+    assert own["attacks"] == ["pgd", "AutoAttack (torchattacks)"]
+    assert own["reported_low"] == f"{100 * low:.2f}"
     unknown = ("link", "authors", "venue", "architecture", "additional_data")
     assert all(fields[key] is None for key in unknown)
     without = robustbench_files(run_of(both(("pgd", "inhouse", 2))))
@@ -153,6 +157,27 @@ def test_files_and_texts(tmp_path):
     text, files = export_run(run_dir, "model-index", tmp_path / "card.yaml")
     assert files[0].read_text("utf-8") == text
     assert export_run(run_dir, "model-index") == (text, [])
+
+
+def test_each_model_has_a_card_of_its_own_in_a_folder(tmp_path):
+    run_dir = fake_run(tmp_path / "runs", fake_spec(["a", "A", "<b>"], n=10))
+    text, files = export_run(run_dir, "model-index", tmp_path / "cards")
+    assert sorted(path.name for path in files) == ["a-2.yaml", "a.yaml", "b.yaml"]
+    for path in files:
+        card = path.read_text("utf-8")
+        assert card.startswith('model-index:\n  - name: "')
+        assert card.count("    results:") == 1
+        assert card.removeprefix("model-index:\n") in text
+
+
+def test_huggingface_hub_reads_each_card_as_its_own(tmp_path):
+    cards = pytest.importorskip("huggingface_hub.repocard_data", reason="no huggingface_hub")
+    run = read_run(fake_run(tmp_path, fake_spec(["a", "b"], n=10)))
+    for model in model_index(run)["model-index"]:
+        name, found = cards.model_index_to_eval_results([model])
+        assert name == model["name"]
+        assert len(found) == len(model["results"][0]["metrics"])
+        assert cards.eval_results_to_model_index(name, found) == [model]
 
 
 @pytest.mark.parametrize(
