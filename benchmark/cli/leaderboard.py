@@ -15,7 +15,7 @@ def leaderboard(
     ],
     norm: Annotated[str, typer.Option(help="linf, l2, l1 or l0; all by default.")] = "",
     eps: Annotated[
-        str, typer.Option(help="Budgets such as 4/255,8/255; up to three that all share.")
+        str, typer.Option(help="Budgets such as 4/255,8/255; else up to three in the middle.")
     ] = "",
     sort: Annotated[
         str, typer.Option(help="What ranks: worst, the worst case over all attacks, or clean.")

@@ -158,8 +158,8 @@ def standings(
 ) -> Standings:
     """Group ``entries`` by dataset, norm and images, choose their eps, and rank them.
 
-    Without ``eps`` those are shown that all of a group share: the smallest, the middle and the
-    largest. Where they share none, those with equal eps are ranked together. With ``eps``, entries
+    Without ``eps`` those are shown that all of a group share, up to three in the middle of their
+    range. Where they share none, those with equal eps are ranked together. With ``eps``, entries
     that lack one of them are left out.
     """
     wanted = tuple(eps_key(each) for each in eps)
@@ -195,10 +195,14 @@ def _by_eps(
 
 
 def _three(eps: Sequence[float]) -> tuple[float, ...]:
-    """Return the smallest, the middle and the largest of ascending ``eps``."""
+    """Return up to three of ascending ``eps``, at the quarters of their order.
+
+    At the smallest eps all models stand and at the largest all fall: the first of them would rank
+    undefended models above defended ones, by their clean accuracy.
+    """
     if len(eps) <= SHOWN:
         return tuple(eps)
-    return (eps[0], eps[len(eps) // 2], eps[-1])
+    return tuple(dict.fromkeys(eps[round((len(eps) - 1) * part)] for part in (0.25, 0.5, 0.75)))
 
 
 def _ranked(

@@ -89,8 +89,18 @@ def test_up_to_three_shared_eps_are_shown_and_those_without_a_shared_one_are_apa
     c = falling("c", ["1"], eps=(0.9,))
     (ranking,) = standings(entries(a, b)).rankings
     assert ranking.eps == (0.1, 0.3, 0.5)
-    assert [r.eps for r in standings(entries(a, c)).rankings] == [(0.1, 0.3, 0.5), (0.9,)]
-    assert [r.eps for r in standings(entries(a)).rankings] == [(0.1, 0.3, 0.5)]
+    assert [r.eps for r in standings(entries(a, c)).rankings] == [(0.2, 0.3, 0.4), (0.9,)]
+    assert [r.eps for r in standings(entries(a)).rankings] == [(0.2, 0.3, 0.4)]
+    four = falling("d", ["1"] * 4, eps=many[:4])
+    assert [r.eps for r in standings(entries(four)).rankings] == [(0.2, 0.3)]
+
+
+def test_the_smallest_eps_does_not_put_a_model_without_defense_first():
+    grid = (0.01, 0.1, 0.2, 0.3, 0.4)
+    none = falling("none", ["00000000", *["11111111"] * 4], eps=grid)
+    half = falling("half", [*["11100000"] * 3, "11111110", "11111111"], eps=grid)
+    (ranking,) = standings(entries(none, half)).rankings
+    assert order(ranking) == [(1, "half"), (2, "none")]
 
 
 def test_with_eps_named_those_that_lack_one_are_left_out_and_told():
@@ -124,7 +134,7 @@ def two(tmp_path):
 
 
 def test_a_number_that_the_audit_does_not_believe_has_no_rank(two):
-    made = write_leaderboard(two, norm="linf")
+    made = write_leaderboard(two, norm="linf", eps=(0.1, 0.3, 0.4))
     (ranking,) = made.standings.rankings
     ranks = {e.defense: r for r, e in zip(ranking.ranks, ranking.entries, strict=True)}
     assert ranks["madry"] is None
