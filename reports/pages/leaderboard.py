@@ -81,7 +81,8 @@ def write_leaderboard(
     order: Order = "clean" if sort == "clean" else "worst"
     found = standings(entries, eps=eps, sort=order)
     if not found.rankings:
-        reasons = [*unread, *(f"{run}, {name}: {why}" for run, name, why in found.left_out)]
+        # What could be read but has other eps tells more than a folder that is damaged besides.
+        reasons = [*(f"{run}, {name}: {why}" for run, name, why in found.left_out), *unread]
         told = reasons[0] if reasons else f"no run was attacked in {norm}"
         raise UsageError(f"leaderboard: nothing to rank; {told}")
     if out is None:

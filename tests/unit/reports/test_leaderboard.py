@@ -193,6 +193,8 @@ def test_a_damaged_folder_is_told_and_the_rest_is_ranked(two, tmp_path):
     assert "\\udcff" in odd.page.read_text("utf-8")
     with pytest.raises(UsageError, match=r"nothing to rank; .*none is left out"):
         write_leaderboard([tmp_path / "none"])
+    with pytest.raises(UsageError, match=r"nothing to rank; .*not attacked at"):
+        write_leaderboard([tmp_path / "none", two[0]], eps=(0.123,))
 
 
 @pytest.mark.parametrize(
