@@ -22,7 +22,8 @@ from torch import Tensor
 from benchmark.attacks.apgd import APGD
 from benchmark.attacks.base import MinimalAttack, SweepAttack
 from benchmark.attacks.fmn import FMN
-from benchmark.attacks.norms import Eps, distance, per_sample
+from benchmark.attacks.losses import margin
+from benchmark.attacks.norms import Eps, distance, per_sample, project
 from benchmark.attacks.pgd import PGD
 from benchmark.attacks.sigma_zero import SigmaZero
 from benchmark.attacks.view import AttackView
@@ -103,7 +104,11 @@ class Standard(SweepAttack):
         radius = per_sample(eps, x).flatten()
         first = first_of(self.norm)
         if isinstance(first, MinimalAttack):
-            found = first.run(view, x, y, generator=generator)
+            nearest = first.run(view, x, y, generator=generator)
+            found = project(nearest, x, radius, self.norm)
+            # What was nearest outside the ball may lead nowhere within it.
+            worse = margin(view.logits(found), y) < margin(view.logits(x), y)
+            found[worse] = x[worse]
         else:
             found = first.run(view, x, y, eps=radius, generator=generator)
         if view.stochastic:

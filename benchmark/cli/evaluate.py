@@ -69,6 +69,9 @@ def evaluate(
         float, typer.Option(help="Seconds that one cell's attack may take; 0 for no limit.")
     ] = DEFAULT_SECONDS,
     out: Annotated[Path, typer.Option(help="Where result folders go.")] = Path("runs"),
+    preset: Annotated[
+        str, typer.Option(help="A preset, or a TOML file, whose attack settings count.")
+    ] = "",
     set_: Set = None,
     log: Log = "",
     config: Config = None,
@@ -80,7 +83,7 @@ def evaluate(
     changes = parse_changes(set_)
 
     from benchmark.given.evaluate import evaluate_subject, spec_of
-    from benchmark.given.source import Source, absolute, as_plain
+    from benchmark.given.source import Source, absolute, absolute_model, as_plain
     from benchmark.progress import ConsoleProgress, Progress
     from benchmark.tracking.loader import load_trackers
     from benchmark.tracking.session import tracked
@@ -88,7 +91,7 @@ def evaluate(
     trackers = load_trackers(words(log))
     progress = Progress() if as_json else ConsoleProgress()
     source = Source(
-        model=model,
+        model=absolute_model(model),
         data=absolute(data),
         model_args=model_args,
         weights=absolute(str(weights)) if weights else "",
@@ -105,7 +108,15 @@ def evaluate(
         name=name,
     )
     subject = source.subject(progress.say)
-    spec = spec_of(subject, norm=norm, eps=eps or None, attacks=attacks, seed=seed, changes=changes)
+    spec = spec_of(
+        subject,
+        norm=norm,
+        eps=eps or None,
+        attacks=attacks,
+        seed=seed,
+        changes=changes,
+        preset=preset,
+    )
     progress.say(f"run folder: {out / spec.run_id}")
     with tracked(trackers, spec, out, progress.say) as watch:
         try:

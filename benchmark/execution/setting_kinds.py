@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from benchmark.attacks.loader import attack_class
 from benchmark.config.spec import INHOUSE
+from benchmark.config.threat import NORMS
 from benchmark.models.loader import load_defense
 from benchmark.registry import DEFENSES
 from benchmark.training.settings import TrainingSettings
 
 Kinds = dict[str, Any]
 
-GRIDS: Kinds = {"linf": list[float], "l2": list[float]}
+GRIDS: Kinds = dict.fromkeys(NORMS, list[float])
 HARNESS: Kinds = {
     "n": int,
     "eps": list[float],

@@ -207,8 +207,12 @@ def spec_of(
     attacks: str | Sequence[str],
     seed: int,
     changes: Mapping[str, Any] | None = None,
+    preset: str = "",
 ) -> RunSpec:
-    """Return the run that an evaluation is; ``changes`` (of ``--set``) are attacks' settings."""
+    """Return the run that an evaluation is.
+
+    Attacks are set as in ``preset``, a name or a file, with ``changes`` (of ``--set``) on top.
+    """
     images = subject.data
     grid = budgets(eps, norm, images.info.shape)
     if math.isinf(grid[-1]) or len(grid) < 2:
@@ -219,7 +223,7 @@ def spec_of(
         eps=grid,
         n=len(images),
         gives=subject.defense.gives,
-        settings=own_settings(changes),
+        settings=own_settings(changes, preset, images.info.name),
     )
     return RunSpec(
         dataset=images.info.name,

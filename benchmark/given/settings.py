@@ -6,11 +6,11 @@ from typing import Any
 
 from benchmark.config.attack_syntax import split_words
 from benchmark.config.eps import parse_budget
-from benchmark.config.presets import merge, preset_for
+from benchmark.config.presets import merge
 from benchmark.config.spec import AttackSpec
 from benchmark.config.threat import NORMS
 from benchmark.errors import UsageError, unknown_name
-from benchmark.execution.known_settings import checked
+from benchmark.execution.known_settings import checked, settings_for
 from benchmark.execution.plan import attack_specs
 from benchmark.models.defense import Gives
 
@@ -129,16 +129,20 @@ def _standard(norm: str, gives: Gives) -> list[str]:
     return [*found, answers]
 
 
-def own_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the attacks' settings of the preset :data:`SETTINGS`, for any number of images.
+def own_settings(
+    changes: Mapping[str, Any] | None = None, preset: str = "", dataset: str = ""
+) -> dict[str, Any]:
+    """Return the attacks' settings of ``preset``, a name or a TOML file, for a dataset.
 
-    ``changes`` are those of ``--set``; UsageError for a key that is no setting of an attack.
+    Without one they are those of :data:`SETTINGS`, for any number of images. ``changes`` are those
+    of ``--set``; UsageError for a key that is no setting of an attack.
     """
-    settings = preset_for(SETTINGS, "")
-    settings["attack_settings"] = {
-        name: {key: value for key, value in table.items() if key not in ("n", "libraries")}
-        for name, table in settings.get("attack_settings", {}).items()
-    }
+    settings = settings_for(preset or SETTINGS, dataset if preset else "")
+    if not preset:
+        settings["attack_settings"] = {
+            name: {key: value for key, value in table.items() if key not in ("n", "libraries")}
+            for name, table in settings.get("attack_settings", {}).items()
+        }
     for key in changes or {}:
         if key != "attack_settings":
             raise UsageError(

@@ -86,6 +86,15 @@ class Source:
         return found
 
 
+def absolute_model(text: str) -> str:
+    """Return the word for a model with the path in it, if there is one, made absolute."""
+    scheme, _, rest = text.partition(":")
+    if scheme in ("hf", "onnx"):
+        return f"{scheme}:{absolute(rest)}"
+    where, _, name = text.rpartition(":")
+    return f"{absolute(where)}:{name}" if where.endswith(".py") else text
+
+
 def absolute(path: str) -> str:
     """Return a path that holds from any folder; a word that is no path as it is."""
     return str(Path(path).expanduser().resolve()) if path and Path(path).exists() else path

@@ -178,6 +178,10 @@ def test_a_dataset_by_path_that_is_none(refused):
     assert "is not a benchmark.datasets.source.DatasetSource" in refused(*words)
 
 
+def test_a_run_needs_a_dataset(refused):
+    assert "name the dataset, for example --dataset mnist" in refused("run")
+
+
 def test_an_unknown_thing_to_list(refused):
     assert "unknown list 'defense'; did you mean 'defenses'?" in refused("list", "defense")
 
@@ -186,7 +190,6 @@ def test_an_unknown_thing_to_list(refused):
     "words",
     [
         ["run", "--dataset", "digits", "--defences", "all"],
-        ["run"],
         ["run", "--dataset", "digits", "--n-train", "many"],
         ["rnu"],
         ["report"],

@@ -41,7 +41,7 @@ def example() -> str:
 
 
 def entry_points() -> dict[str, str]:
-    (block,) = texts("toml")
+    (block,) = [block for block in texts("toml") if "entry-points" in block]
     (group,) = tomllib.loads(block)["project"]["entry-points"].items()
     assert group[0] == "defensebench.defenses"
     return group[1]

@@ -16,8 +16,8 @@ from benchmark.datasets.handed_over.pixels import Say
 from benchmark.datasets.tensor_files import read_tensors
 from benchmark.errors import UsageError
 
-IMAGES = ("images", "x", "image", "data", "imgs")
-LABELS = ("labels", "y", "label", "targets", "target")
+IMAGES = ("images", "x", "image", "data", "imgs", "arr_0")
+LABELS = ("labels", "y", "label", "targets", "target", "arr_1")
 
 
 def open_array_file(

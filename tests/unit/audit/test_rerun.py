@@ -87,14 +87,18 @@ def test_the_command_gives_a_run_the_same_attack(wanted, monkeypatch):
     [
         result(attack("pgd", steps=10), on_surrogate=True),
         result(attack("benchmark.audit.estimated_gradient:EvolutionStrategies", steps=10)),
-        result(attack("latent-cw", norm="l2")),
     ],
-    ids=["surrogate", "by module", "no class name"],
+    ids=["surrogate", "by module"],
 )
 def test_what_no_run_can_do_has_no_command_and_its_words(one):
     assert command_for(RUN, "undefended", 3, one, 0.2) == ""
     assert one.spec.type in words_of(one)
     assert ("on a surrogate (for a reason)" in words_of(one)) == one.on_surrogate
+
+
+def test_an_attack_of_the_harness_is_named_with_its_hyphen():
+    command = command_for(RUN, "undefended", 3, result(attack("latent-cw", norm="l2")), 0.2)
+    assert command.endswith("--attacks \"inhouse:latent-cw(norm='l2')\"")
 
 
 def test_a_member_of_a_study_is_run_with_its_study():

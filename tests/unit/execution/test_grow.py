@@ -23,7 +23,7 @@ def begin(tmp_path, monkeypatch):
 
 
 def compute(spec, out):
-    return run(spec, out=out, data_dir=None, command="test", progress=Progress(), audit=False)
+    return run(spec, out=out, command="test", progress=Progress(), audit=False)
 
 
 def add(path, *texts, **options):

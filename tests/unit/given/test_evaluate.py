@@ -167,7 +167,7 @@ def test_a_function_is_asked_for_answers_only(data):
         assert x.dtype == np.float32
         return model(torch.from_numpy(x)).detach().numpy()
 
-    found = go(scores, data, n=16)
+    found = go(scores, data, n=6, eps=(0, 0.2))
     assert found.skipped["attack"].to_list() == ["standard"]
     assert "only scores can be had" in found.skipped["reason"][0]
     assert found.verdict.word == "undecided"

@@ -285,7 +285,9 @@ def test_the_crosscheck_runs_on_a_network_that_takes_views(tmp_path, monkeypatch
         eps=[0.3],
     )
     asked = replace(asked, spec=replace(asked.spec, n_train=60))
-    found, _ = crosscheck(asked, out=tmp_path / "out", command="", progress=Progress())
+    found, _ = crosscheck(
+        asked, out=tmp_path / "out", data_dir=None, command="", progress=Progress()
+    )
     libraries = found.tables["libraries"]
     assert set(libraries[libraries["library"].isin(INSTALLED)]["status"]) == {"ok"}
 
